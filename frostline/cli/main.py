@@ -2,10 +2,20 @@
 
 # ruff: noqa: PLC0415 - a server's signals are held back before anything slow is imported
 
+import errno
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
+"""What a write fails with where standard output goes to a disk that is full or broken, or to a reader that has gone."""
+
+_SHOWING = {"predict", "models", "show", "token"}
+"""The commands that do nothing but to print."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -25,15 +35,34 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         code = app(list(arguments), prog_name="frostline", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what fails later, at the end of the process, fails with Python's words
     except typer.TyperException as error:
         return _refuse(_as_ours(error.format_message()), error.exit_code)
     except BadUsage as error:
         return _refuse(str(error), 2)
     except (CannotDo, FrostlineError) as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _UNWRITABLE:
+            _drop_output()
         return _refuse(str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:
+        # Those of other files are told where these are opened, and have a name.
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        _drop_output()
+        # A reader that has gone, such as head, has had what it wanted.
+        return 1 if error.errno == errno.EPIPE else _refuse(f"cannot write to standard output: {error.strerror}", 1)
     return int(code or 0)
+
+
+def _drop_output() -> None:
+    """Sends what standard output still holds nowhere, so that the end of the process does not fail to write it again."""
+    with suppress(OSError):  # of an output that is no file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _refuse(sentence: str, code: int) -> int:
@@ -64,4 +93,9 @@ def main() -> NoReturn:
         # The kernel keeps them until the server's event loop takes them, a second from now. Without a handler they
         # would end the process without a drain, or be lost where it is PID 1 of a container.
         signal.pthread_sigmask(signal.SIG_BLOCK, held())
+    if sys.stdout is None and sys.argv[1:2] and sys.argv[1] in _SHOWING:
+        sys.exit(_refuse("standard output is closed, so nothing can be shown; open it, or send it to /dev/null", 1))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A character that the terminal's encoding lacks shall not cost the answer.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frostline.client.catalog import Model, TensorSpec
-from frostline.client.cells import unwritable
+from frostline.client.cells import is_unordered, unwritable
 from frostline.client.errors import InvalidInput
 
 
@@ -24,13 +24,31 @@ class Frame(Protocol):
         """Its columns, or their names."""
 
 
-Inputs = ArrayLike | Mapping[str, Any] | Iterable[Any] | PathLike[str] | Frame
+class Picture(Protocol):
+    """A picture of Pillow, which need not be installed."""
+
+    @property
+    def mode(self) -> str:
+        """How its pixels are held, such as RGB."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+
+    def getbands(self) -> tuple[str, ...]:
+        """The names of its channels."""
+
+
+Inputs = ArrayLike | Mapping[str, Any] | Iterable[Any] | PathLike[str] | Frame | Picture
 """The network's one input, or its inputs by name; or raw rows: see `rows`."""
 
 _FROM_HERE_ROUNDED = 2.0**53
 """The first whole number from which on float64 leaves some out."""
 
 _NESTED = (list, tuple, np.ndarray)
+
+_TEXTS = (str, bytes)
+_NUMBERS = (int, float, np.number, np.bool_)
 
 _CONVERT = "convert it first, such as with .astype(np.float32)"
 
@@ -81,6 +99,8 @@ def given(value: ArrayLike, name: str = "") -> Given:
             f"{what} is a table, whose columns have no order that the model knows; give its numbers with the columns in "
             "the order of training: df[[...]].to_numpy()"
         )
+    if is_unordered(value):
+        raise InvalidInput(f"{what} is a set, which has no order that its rows could have; give a list")
     _refuse_masked(value, what)
     try:
         array = np.asarray(value)
@@ -202,15 +222,26 @@ def _native(array: NDArray[Any], name: str) -> NDArray[Any]:
 def _check_objects(array: NDArray[Any], what: str) -> None:
     elements = array.ravel().tolist()
     # NumPy makes objects of numbers among which one is something else, or too large.
-    texts = any(isinstance(element, str | bytes) for element in elements)
-    for index, element in enumerate(elements):
-        if not isinstance(element, str | bytes if texts else int | float | np.number | np.bool_):
-            wanted = "a text" if texts else "a number"
-            missing = element is None or type(element).__name__ in {"NAType", "NaTType"}
-            hint = "; a missing number is float('nan'), where the model takes one" if missing and not texts else ""
-            raise InvalidInput(
-                f"{what} holds {element!r:.40} at {place(index, array.shape)} where {wanted} was expected{hint}"
-            )
+    texts = [index for index, element in enumerate(elements) if isinstance(element, str | bytes)]
+    strange = [index for index, element in enumerate(elements) if not isinstance(element, (*_TEXTS, *_NUMBERS))]
+    if strange:
+        # A dict says what was meant, also where something else is missing before it.
+        index = next((index for index in strange if isinstance(elements[index], Mapping)), strange[0])
+        element = elements[index]
+        wanted = "a text" if texts else "a number"
+        missing = element is None or type(element).__name__ in {"NAType", "NaTType"}
+        hint = "; a missing number is float('nan'), where the model takes one" if missing and not texts else ""
+        if isinstance(element, Mapping):
+            hint = "; rows with named columns are a list with a dict for each row"
+        raise InvalidInput(
+            f"{what} holds {element!r:.40} at {place(index, array.shape)} where {wanted} was expected{hint}"
+        )
+    number = next((index for index, element in enumerate(elements) if isinstance(element, _NUMBERS)), None)
+    if texts and number is not None:
+        raise InvalidInput(
+            f"{what} holds the text {elements[texts[0]]!r:.40} at {place(texts[0], array.shape)} and the number "
+            f"{elements[number]!r:.40} at {place(number, array.shape)}; give only texts, or only numbers"
+        )
     if elements and not texts:
         large = next((e for e in elements if isinstance(e, int) and not -(2**63) <= e < 2**64), None)
         if large is not None:

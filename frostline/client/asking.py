@@ -19,6 +19,7 @@ from frostline.client import calls, media, messages, rows
 from frostline.client.arrays import Given, Inputs, columns, given, is_table, no_text
 from frostline.client.calls import LOOK_UP_S, Call, Conversation, describe, expects, with_what_is_there
 from frostline.client.catalog import Model
+from frostline.client.cells import told
 from frostline.client.datatypes import NAMES, convert, taken
 from frostline.client.errors import (
     DeadlineExceeded,
@@ -281,7 +282,7 @@ class _Asking:
         return (yield from self._send_rows(newest, newest.version)) if self._takes_rows(newest) else None
 
     def _with_columns(self, refusal: InvalidInput) -> Conversation[InvalidInput]:
-        """A refusal of what can be no array, with what the model takes, if that is raw rows."""
+        """A refusal of what can be no array, with what the model takes."""
         question = self._question
         schema = self._known.schema(question.model, question.version)
         if schema is None:
@@ -289,7 +290,7 @@ class _Asking:
                 schema = yield from calls.schema(question.model, question.version, min(LOOK_UP_S, self._left_s()))
             except FrostlineError:
                 return refusal
-        return InvalidInput(f"{refusal}; {schema.expects}") if schema.columns else refusal
+        return InvalidInput(f"{refusal}; {schema.expects}") if schema.columns or schema.inputs else refusal
 
     def _explained(self, refusal: FrostlineError, model: Model) -> FrostlineError:
         """A refusal by the server, with what the model takes."""
@@ -522,6 +523,9 @@ def _values(inputs: Any) -> dict[str, Given] | None:
     """
     if not isinstance(inputs, np.ndarray):
         if isinstance(inputs, Mapping):
+            strange = next((name for name in inputs if not isinstance(name, str)), "")
+            if not isinstance(strange, str):
+                raise InvalidInput(f"the name of an input must be a text (str), but is {told(strange)}")
             return {name: given(value, name) for name, value in inputs.items()}
         if is_table(inputs):
             return None

@@ -1,6 +1,6 @@
 """The cells of a column of raw rows: what they are, where they are, and which of them hold no value."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, KeysView, Reversible, Sequence, Set
 from decimal import Decimal
 from typing import Any
 
@@ -31,6 +31,16 @@ def is_missing(cell: Any) -> bool:
     if isinstance(cell, np.datetime64):
         return bool(np.isnat(cell))
     return type(cell).__name__ in {"NAType", "NaTType"}  # of pandas, which need not be installed
+
+
+def is_unordered(value: object) -> bool:
+    """Whether it is a set, of which nobody knows which element belongs to which row. The keys of a dict have its order."""
+    return isinstance(value, Set) and not isinstance(value, KeysView | Reversible)
+
+
+def is_scalar(value: object) -> bool:
+    """Whether it is an array without axes, of any library: one value, whatever else an array has."""
+    return getattr(value, "ndim", None) == 0 and hasattr(value, "tolist") and not isinstance(value, np.generic)
 
 
 def told(value: object) -> str:

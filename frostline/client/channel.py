@@ -69,6 +69,11 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_reconnect_backoff_ms", 5000),
     # By default a name is looked up at most every 30 s: so long would a server that was replaced be missed.
     ("grpc.dns_min_time_between_resolutions_ms", 5000),
+    # A server that hangs, or a network that lets nothing through, closes no connection: only a ping that gets no answer
+    # shows it.  Servers of Frostline take one every 10 s.  By default gRPC sends none, and waits a minute for its answer,
+    # whatever grpc.keepalive_timeout_ms says.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
 )
 
 _LONGEST_S = 2.0**31
@@ -77,6 +82,17 @@ _LONGEST_S = 2.0**31
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _OF_HTTP_1 = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 """Headers that HTTP/2 does not have; a server ends a call that has one. RFC 9113, section 8.2.2."""
+
+_GOOD_ADDRESS = f"write the address as host:port, such as localhost:{DEFAULT_PORT}"
+_SOCKETS = ("unix:", "unix-abstract:", "vsock:")
+"""How addresses without a port of TCP begin."""
+_NAMED = re.compile(r"dns://([^/]*)/|dns:|ipv4:|ipv6:")
+"""What may stand before the host and port, or a list of them; of the first form the name server too."""
+_ENDPOINT = re.compile(r"(?:\[[^][/\s,]+\]|[^][/\s,:]+)(?::([0-9]+))?")
+"""A host, an IPv6 address in brackets, and a port if it is said."""
+
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""The variables in which gRPC looks for a proxy, in this order."""
 
 # RFC 6750, section 2.1.
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
@@ -89,6 +105,7 @@ class ChannelArguments:
     Attributes:
         target: The target, as gRPC writes it.
         address: The address, as the user may read it in a message.
+        proxy: The environment variable that sends the connection through a proxy; "" where none does.
         credentials: TLS, with or without a client certificate; None for plain text.
         options: Channel arguments.
         metadata: Headers of every call.
@@ -96,6 +113,7 @@ class ChannelArguments:
 
     target: str
     address: str
+    proxy: str
     credentials: grpc.ChannelCredentials | None
     options: list[tuple[str, Any]]
     metadata: dict[str, str | bytes]
@@ -149,7 +167,14 @@ def arguments(
     if server_name:
         options.append(("grpc.ssl_target_name_override", server_name))
     credentials = _credentials(tls, certificate, key, server_name)
-    return ChannelArguments(target=target, address=shown, credentials=credentials, options=options, metadata=headers)
+    return ChannelArguments(
+        target=target,
+        address=shown,
+        proxy="" if local else _proxy(target),
+        credentials=credentials,
+        options=options,
+        metadata=headers,
+    )
 
 
 def check_timeout(timeout_s: float) -> float:
@@ -242,10 +267,39 @@ def _target(address: str) -> str:
     if "://" in address and not address.startswith(("dns://", "unix://")):
         raise ValueError(f"{address!r} is a URL; write the address as host:port, such as localhost:{DEFAULT_PORT}")
     if not address or address.startswith(":"):
-        raise ValueError(f"{address!r} names no host; write the address as host:port, such as localhost:{DEFAULT_PORT}")
-    if ":" not in address.rpartition("]")[2] and "/" not in address:
+        raise ValueError(f"{address!r} names no host; {_GOOD_ADDRESS}")
+    if address.startswith(_SOCKETS):
+        return address
+    named = _NAMED.match(address)
+    endpoints = address[named.end() :].split(",") if named else [address]
+    if named and named[1]:
+        endpoints.append(named[1])
+    for endpoint in endpoints:
+        _check_endpoint(endpoint, address)
+    if not named and ":" not in address.rpartition("]")[2]:
         return f"{address}:{DEFAULT_PORT}"
     return address
+
+
+def _check_endpoint(endpoint: str, address: str) -> None:
+    """Checks a host with or without a port.
+
+    Raises:
+        ValueError: It is none. gRPC takes any number for a port, modulo 65536, and would reach another server.
+    """
+    host, _, port = endpoint.rpartition(":")
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found and (found[1] is None or (len(found[1].lstrip("0")) <= 5 and 1 <= int(found[1]) <= 65535)):
+        return
+    if endpoint.startswith("/"):
+        fact, remedy = "is a path", f"write the address of a Unix socket as unix:{endpoint}"
+    elif ":" in host and not host.startswith("["):
+        fact, remedy = "is no host and port", f"write an IPv6 address in brackets, such as [::1]:{DEFAULT_PORT}"
+    elif host and _ENDPOINT.fullmatch(host):
+        fact, remedy = f"has the port {port!r}, which is no number from 1 to 65535", _GOOD_ADDRESS
+    else:
+        fact, remedy = "is no host and port", _GOOD_ADDRESS
+    raise ValueError(f"{address!r:.200} {fact}; {remedy}")
 
 
 def _list_target(addresses: Sequence[str]) -> str:
@@ -275,12 +329,37 @@ def _host(target: str) -> str:
 def _is_local(target: str) -> bool:
     if target.startswith(("unix:", "unix-abstract:")):
         return True
+    return all(_is_loopback(host) for host in _hosts(target))
+
+
+def _hosts(target: str) -> list[str]:
+    """The hosts of a target; with a name server of its own it stays whole, as it is no name that this machine knows."""
     named = re.sub(r"^(dns:///|dns:|ipv4:|ipv6:)", "", target)
-    return all(_is_loopback(_host(each)) for each in named.split(","))
+    return [_host(each) for each in named.split(",")]
+
+
+def _proxy(target: str) -> str:
+    """The variable that makes gRPC reach a target through a proxy; "" where none does."""
+    variable = next((name for name in _PROXIES if os.environ.get(name)), "")
+    direct = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""  # noqa: SIM112  so gRPC spells it
+    hosts = [host.rpartition("/")[2] for host in _hosts(target)]
+    return "" if all(_is_direct(host, direct) for host in hosts) else variable
+
+
+def _is_direct(host: str, direct: str) -> bool:
+    """Whether a host is among those that are reached without a proxy: endings of names, and networks."""
+    for entry in filter(None, map(str.strip, direct.split(","))):
+        try:
+            if ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False):
+                return True
+        except ValueError:  # a name
+            if host.casefold().endswith(entry.casefold()):
+                return True
+    return False
 
 
 def _is_loopback(host: str) -> bool:
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host.casefold() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

@@ -89,7 +89,7 @@ def connect(
         if given.credentials
         else grpc.insecure_channel(given.target, given.options)
     )
-    return Client(channel, given.address, timeout_s, given.metadata)
+    return Client(channel, given.address, timeout_s, given.metadata, given.proxy)
 
 
 def connect_async(
@@ -123,12 +123,39 @@ def connect_async(
         insecure_token=insecure_token,
         metadata=metadata,
     )
-    channel = (
-        grpc.aio.secure_channel(given.target, given.credentials, given.options)
-        if given.credentials
-        else grpc.aio.insecure_channel(given.target, given.options)
-    )
-    return AsyncClient(channel, given.address, timeout_s, given.metadata)
+    _own_asyncio()
+    try:
+        channel = (
+            grpc.aio.secure_channel(given.target, given.credentials, given.options)
+            if given.credentials
+            else grpc.aio.insecure_channel(given.target, given.options)
+        )
+    except RuntimeError as error:  # of asyncio, outside of a coroutine
+        raise RuntimeError(
+            "there is no event loop here; call connect_async inside of a coroutine: "
+            "async with frostline.connect_async(...) as client"
+        ) from error
+    return AsyncClient(channel, given.address, timeout_s, given.metadata, given.proxy)
+
+
+_asyncio_pid: int | None = None
+"""The process in which asyncio clients were made; gRPC's part for asyncio does not work in a child forked from it."""
+
+
+def _own_asyncio() -> None:
+    """Notes that this process makes asyncio clients.
+
+    Raises:
+        RuntimeError: It was forked from one that had made some; there calls hang, or end the process.
+    """
+    global _asyncio_pid  # noqa: PLW0603  gRPC's own state, which it does not tell, is the process's too
+    if _asyncio_pid is None:
+        _asyncio_pid = os.getpid()
+    if _asyncio_pid != os.getpid():
+        raise RuntimeError(
+            "this process was forked from one that had made an asyncio client, after which gRPC cannot use asyncio here; "
+            "start it with the method 'spawn' of multiprocessing, or use the blocking frostline.connect"
+        )
 
 
 class Client:
@@ -139,13 +166,19 @@ class Client:
     """
 
     def __init__(
-        self, channel: grpc.Channel, address: str, timeout_s: float, metadata: Mapping[str, str | bytes] | None
+        self,
+        channel: grpc.Channel,
+        address: str,
+        timeout_s: float,
+        metadata: Mapping[str, str | bytes] | None,
+        proxy: str = "",
     ) -> None:
         self._channel = channel
         self._methods = _methods(channel)
         self._predict = self._methods["Predict"] = traced(self._methods["Predict"])
         self._known = Known()
         self.address = address
+        self._proxy = proxy
         self._timeout_s = timeout_s
         self._metadata = tuple((metadata or {}).items())
         self._pid = os.getpid()
@@ -156,8 +189,8 @@ class Client:
         model: str,
         inputs: Inputs,
         *,
-        version: str = "",
-        outputs: Iterable[OutputName] | None = None,
+        version: str | int | None = "",
+        outputs: OutputName | Iterable[OutputName] | None = None,
         top_k: int = 0,
         extra: Extra = "refuse",
         timeout_s: float | None = None,
@@ -182,8 +215,8 @@ class Client:
                 arrays uint8 [height, width, colours], or one of them. What iterates in an order is taken as a list. Or the
                 network's own input, batch axis first; a dict of arrays by name for a model with several. A DataFrame also
                 for a model each of whose inputs is one of its columns; they are matched by name.
-            version: The version in decimal; empty or "latest" for the highest ready one.
-            outputs: Any of "logits", "softmax" and "argmax" where the model chooses one of several classes, and "values",
+            version: The number of the version, or a label; None, empty or "latest" for the highest ready one.
+            outputs: One or a list of "logits", "softmax" and "argmax" where the model chooses one of several classes, and "values",
                 the network's own outputs.  None asks for the first three, or for "values" of other models; for the ranking
                 alone when `top_k` is given.
             top_k: How many of the most probable classes the server shall rank, with their labels.
@@ -196,10 +229,16 @@ class Client:
         Raises:
             InvalidInput: The rows do not fit the model, or a number would be changed; the message says which.
             FrostlineError: The call failed; the subclass tells how.
-            ValueError: There is no such output, `top_k` is negative, or `extra` is none of its words.
+            ValueError: There is no such output, `top_k` is negative, `extra` is none of its words, or an argument is of
+                another type.
         """
         allowed_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
-        version, wanted, until = str(version), messages.readings(outputs), time.monotonic() + allowed_s
+        (model, version), wanted, top_k = (
+            messages.asked(model, version),
+            messages.readings(outputs),
+            messages.ranked(top_k),
+        )
+        until = time.monotonic() + allowed_s
         refusal = None
         # The commonest first: all that a conversation may have to do takes longer than packing a small array.
         if self._known.takes(inputs, model, version):
@@ -226,15 +265,15 @@ class Client:
         """
         return self._hold(calls.list_models(timeout_s))
 
-    def model(self, name: str, *, version: str = "", timeout_s: float | None = None) -> Model:
+    def model(self, name: str, *, version: str | int | None = "", timeout_s: float | None = None) -> Model:
         """One ready version, with its inputs and outputs; the highest one for an empty `version`.
 
         Raises:
             FrostlineError: The call failed; the subclass tells how.
         """
-        return self._hold(calls.describe(name, version, timeout_s))
+        return self._hold(calls.describe(*messages.asked(name, version), timeout_s))
 
-    def schema(self, model: str, *, version: str = "", timeout_s: float | None = None) -> Schema:
+    def schema(self, model: str, *, version: str | int | None = "", timeout_s: float | None = None) -> Schema:
         """What a ready version takes and answers: its columns, its labels and an example of a row.
 
         A version never changes, so that of a number is asked for once.
@@ -242,16 +281,16 @@ class Client:
         Raises:
             FrostlineError: The call failed; the subclass tells how.
         """
-        return self._hold(asking.schema(model, str(version), self._known, timeout_s))
+        return self._hold(asking.schema(*messages.asked(model, version), self._known, timeout_s))
 
-    def ready(self, model: str = "", *, version: str = "", timeout_s: float | None = None) -> bool:
+    def ready(self, model: str = "", *, version: str | int | None = "", timeout_s: float | None = None) -> bool:
         """Whether the server, or one of its models, is ready for traffic; False when no server answers.
 
         Raises:
             ModelNotFound: There is no such model.
             FrostlineError: The call failed in another way than finding no server.
         """
-        return self._hold(calls.is_ready(model, version, timeout_s))
+        return self._hold(calls.is_ready(*messages.asked(model, version), timeout_s))
 
     def close(self) -> None:
         """Closes the connection; calls under way, and later ones, fail with the code `CANCELLED`.
@@ -305,15 +344,12 @@ class Client:
                 error = refusal if _is_unreachable(refusal) else error
             except ValueError:  # closed meanwhile
                 pass
-        return _translated(error, self.address, timeout_s, closed=self._closed)
+        return _translated(error, self.address, timeout_s, self._proxy, closed=self._closed)
 
     def _check_process(self) -> None:
         # The threads of gRPC are not in a forked child, so that a call could wait there for ever.
         if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"this client of {self.address} was made in another process, from which this one was forked; make one in "
-                "each process, after the fork"
-            )
+            raise _forked(self.address)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -331,7 +367,12 @@ class AsyncClient:
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, address: str, timeout_s: float, metadata: Mapping[str, str | bytes] | None
+        self,
+        channel: grpc.aio.Channel,
+        address: str,
+        timeout_s: float,
+        metadata: Mapping[str, str | bytes] | None,
+        proxy: str = "",
     ) -> None:
         self._channel = channel
         self._methods = _methods(channel)
@@ -340,8 +381,10 @@ class AsyncClient:
         # gRPC binds a channel to the event loop in which it is made, and does not tell another one so.
         self._loop = getattr(channel, "_loop", None)
         self.address = address
+        self._proxy = proxy
         self._timeout_s = timeout_s
         self._metadata = grpc.aio.Metadata(*(metadata or {}).items())
+        self._pid = os.getpid()
         self._closed = False
 
     async def predict(
@@ -349,8 +392,8 @@ class AsyncClient:
         model: str,
         inputs: Inputs,
         *,
-        version: str = "",
-        outputs: Iterable[OutputName] | None = None,
+        version: str | int | None = "",
+        outputs: OutputName | Iterable[OutputName] | None = None,
         top_k: int = 0,
         extra: Extra = "refuse",
         timeout_s: float | None = None,
@@ -358,7 +401,12 @@ class AsyncClient:
         """Runs rows through a model; see `Client.predict`."""
         self._check_loop()
         allowed_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
-        version, wanted, until = str(version), messages.readings(outputs), time.monotonic() + allowed_s
+        (model, version), wanted, top_k = (
+            messages.asked(model, version),
+            messages.readings(outputs),
+            messages.ranked(top_k),
+        )
+        until = time.monotonic() + allowed_s
         refusal = None
         # The commonest first: all that a conversation may have to do takes longer than packing a small array.
         if self._known.takes(inputs, model, version):
@@ -380,20 +428,25 @@ class AsyncClient:
         """Every version of every model in the server's repository; see `Client.models`."""
         return await self._hold(calls.list_models(timeout_s))
 
-    async def model(self, name: str, *, version: str = "", timeout_s: float | None = None) -> Model:
+    async def model(self, name: str, *, version: str | int | None = "", timeout_s: float | None = None) -> Model:
         """One ready version, with its inputs and outputs; see `Client.model`."""
-        return await self._hold(calls.describe(name, version, timeout_s))
+        return await self._hold(calls.describe(*messages.asked(name, version), timeout_s))
 
-    async def schema(self, model: str, *, version: str = "", timeout_s: float | None = None) -> Schema:
+    async def schema(self, model: str, *, version: str | int | None = "", timeout_s: float | None = None) -> Schema:
         """What a ready version takes and answers; see `Client.schema`."""
-        return await self._hold(asking.schema(model, str(version), self._known, timeout_s))
+        return await self._hold(asking.schema(*messages.asked(model, version), self._known, timeout_s))
 
-    async def ready(self, model: str = "", *, version: str = "", timeout_s: float | None = None) -> bool:
+    async def ready(self, model: str = "", *, version: str | int | None = "", timeout_s: float | None = None) -> bool:
         """Whether the server, or one of its models, is ready for traffic; see `Client.ready`."""
-        return await self._hold(calls.is_ready(model, version, timeout_s))
+        return await self._hold(calls.is_ready(*messages.asked(model, version), timeout_s))
 
     async def close(self) -> None:
-        """Closes the connection; calls under way, and later ones, fail with the code `CANCELLED`."""
+        """Closes the connection; calls under way, and later ones, fail with the code `CANCELLED`.
+
+        In a forked child it does nothing: the connection is its parent's.
+        """
+        if os.getpid() != self._pid:
+            return
         self._check_loop()
         self._closed = True
         await self._channel.close(None)
@@ -423,6 +476,8 @@ class AsyncClient:
             raise unwritable(error.object) from None
 
     def _check_loop(self) -> None:
+        if os.getpid() != self._pid:
+            raise _forked(self.address)
         if self._loop not in (None, asyncio.get_running_loop()):
             raise RuntimeError(
                 f"this client of {self.address} was made in another event loop; make one in each loop, inside of its "
@@ -454,7 +509,7 @@ class AsyncClient:
                 error = refusal if _is_unreachable(refusal) else error
             except grpc.aio.UsageError:  # closed meanwhile
                 pass
-        return _translated(error, self.address, timeout_s, closed=self._closed)
+        return _translated(error, self.address, timeout_s, self._proxy, closed=self._closed)
 
 
 def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
@@ -488,11 +543,20 @@ def _kind(error: Any) -> str:
     return str(dict(error.trailing_metadata() or ()).get(ERROR_KIND, ""))
 
 
-def _translated(error: Any, address: str, timeout_s: float, *, closed: bool) -> FrostlineError:
+def _translated(error: Any, address: str, timeout_s: float, proxy: str, *, closed: bool) -> FrostlineError:
     code = error.code()
     if closed and code is grpc.StatusCode.CANCELLED:
         return _closed(address)
-    return from_status(code.name, error.details() or "", kind=_kind(error), address=address, timeout_s=timeout_s)
+    return from_status(
+        code.name, error.details() or "", kind=_kind(error), address=address, timeout_s=timeout_s, proxy=proxy
+    )
+
+
+def _forked(address: str) -> RuntimeError:
+    return RuntimeError(
+        f"this client of {address} was made in another process, from which this one was forked; make one in each process, "
+        "after the fork"
+    )
 
 
 def _closed(address: str) -> FrostlineError:

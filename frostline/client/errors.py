@@ -1,5 +1,7 @@
 """The exceptions of the client; each says what to do about it."""
 
+import re
+
 
 class FrostlineError(Exception):
     """A call to a server failed.
@@ -127,6 +129,10 @@ _BY_KIND: dict[str, tuple[type[FrostlineError], str]] = {
 }
 
 _NO_SERVER = "no Frostline server answers at {address}; start one with `frostline serve --models models` ({reason})"
+_THROUGH_PROXY = (
+    "no Frostline server answers at {address} through the proxy that the environment variable {proxy} names; if it is reached "
+    "without one, put its host into no_proxy ({reason})"
+)
 _DROPPED = (
     "the connection to {address} was dropped ({reason}); is TLS on at one end only, its certificate not trusted, or a "
     "certificate of the client missing?"
@@ -139,6 +145,14 @@ _BY_WORDS = {
     # COMPRESSION_ERROR and ENHANCE_YOUR_CALM: headers that are longer than a server reads, and than it allows.
     "GOAWAY received; Error code: 9;": _LET_GO,
     "GOAWAY received; Error code: 11;": _LET_GO,
+    "CERTIFICATE_VERIFY_FAILED": "the certificate of the server at {address} is not trusted; give a PEM file of its authority "
+    "with tls= (on the command line --tls-ca)",
+    "WRONG_VERSION_NUMBER": "what answers at {address} does not speak TLS; leave tls out, or is this the port of another server?",
+    # With TLS 1.3 a server looks at the client's certificate when the client takes the handshake for done.
+    "Unwrap failed": "the server at {address} ended TLS after the handshake ({reason}); it may want a certificate of the client, "
+    "or not trust the one that it was shown: give certificate= and key= (on the command line --certificate and --key)",
+    "missing selected ALPN property": "what answers at {address} speaks TLS, but not gRPC; this may be the HTTP port of a "
+    "Frostline server, whose gRPC has a port of its own (8001 by default)",
 }
 # What gRPC says at last, and what it means.
 _BY_REASON = {
@@ -171,9 +185,16 @@ _BY_CODE: dict[str, tuple[type[FrostlineError], str]] = {
     "UNAVAILABLE": (ServerUnavailable, _NO_SERVER),
     "UNIMPLEMENTED": (FrostlineError, "what answers at {address} is not a Frostline server: {sentence}"),
 }
+_NO_TARGET = "Illegal status code from resolver"
+"""Words of gRPC about a target that it cannot look up, whatever it is asked."""
+_LAST_REFUSED = re.compile(r"last error: .*ipv([46]):(?:127\.0\.0\.1|%5B::1%5D):([0-9]+): .*Connection refused$")
+"""What gRPC says of the last of the addresses of localhost, and of the other nothing."""
+_LOOPBACK = {"4": "127.0.0.1", "6": "[::1]"}
 
 
-def from_status(code: str, details: str, *, kind: str, address: str, timeout_s: float) -> FrostlineError:
+def from_status(
+    code: str, details: str, *, kind: str, address: str, timeout_s: float, proxy: str = ""
+) -> FrostlineError:
     """Translates a gRPC status into the error to raise.
 
     Args:
@@ -182,6 +203,7 @@ def from_status(code: str, details: str, *, kind: str, address: str, timeout_s: 
         kind: The server's word for the failure, from the trailing metadata; "" if there is none.
         address: Where the call went.
         timeout_s: The time the call was allowed.
+        proxy: The environment variable that sends the call through a proxy; "" if there is none.
 
     Returns:
         The error, naming the fact and the fix.
@@ -189,16 +211,27 @@ def from_status(code: str, details: str, *, kind: str, address: str, timeout_s: 
     sentence = details.rstrip(". ") or code
     # gRPC nests its reasons, the innermost last: "failed to connect to all addresses; ...: Connection refused".
     reason = sentence.rpartition(": ")[2]
+    if "[" not in reason:
+        reason = reason.rstrip("]")  # of a bracket that was opened before it
     if not reason.strip(")"):
         reason = sentence
     error, template = _BY_KIND.get(kind) or _BY_CODE.get(code) or (FrostlineError, "{code} from {address}: {sentence}")
-    if template is _NO_SERVER:
+    if not kind and _NO_TARGET in sentence:
+        error, template = ServerUnavailable, "{address} cannot be looked up ({reason}); is the address right?"
+        reason = sentence.partition("original status: ")[2] or reason
+    elif template is _NO_SERVER:
         # A kind without a class of its own has the server's sentence.
         template = (
             "the server at {address} cannot answer now: {sentence}"
             if kind
             else next((meant for words, meant in _BY_WORDS.items() if words in sentence), "")
-            or _BY_REASON.get(reason, _NO_SERVER)
+            or _BY_REASON.get(reason, _THROUGH_PROXY if proxy else _NO_SERVER)
         )
-    words = template.format(sentence=sentence, reason=reason, code=code, address=address, timeout_s=timeout_s)
+        refused = _LAST_REFUSED.search(sentence)
+        if refused and "localhost" in address.casefold():
+            last, other = (f"{_LOOPBACK[version]}:{refused[2]}" for version in sorted("46", key=refused[1].__ne__))
+            reason += f" at {last}, the last of its addresses; if a server runs here, ask {other}, which tells more"
+    words = template.format(
+        sentence=sentence, reason=reason, code=code, address=address, timeout_s=timeout_s, proxy=proxy
+    )
     return error(words, code, kind)

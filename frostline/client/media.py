@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.client.arrays import is_table, place
-from frostline.client.cells import Cells, Place, is_missing, texts, told
+from frostline.client.cells import Cells, Place, is_missing, is_unordered, texts, told
 from frostline.client.errors import InvalidInput
 from frostline.client.schema import Schema
 from frostline.dates import coarse
@@ -37,7 +37,7 @@ def listed(inputs: Any) -> Any:
         return inputs
     if isinstance(inputs, Mapping):
         return {name: listed(values) if isinstance(values, Iterator) else values for name, values in inputs.items()}
-    if isinstance(inputs, set | frozenset):
+    if is_unordered(inputs):
         raise InvalidInput("the rows are a set, which has no order that the answers could have; give a list")
     # Numbers in an array of Python's, or what else NumPy reads by itself, keep their type.
     if isinstance(inputs, Iterator | KeysView | ValuesView | Sequence) and not hasattr(type(inputs), "__array__"):

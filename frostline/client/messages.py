@@ -5,6 +5,7 @@ have in common is serialised once, and the elements are copied once.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.client.cells import unwritable
+from frostline.client.cells import told, unwritable
 from frostline.client.datatypes import NAMES
 from frostline.client.errors import FrostlineError
 from frostline.client.prediction import Prediction, Ranking
@@ -56,7 +57,7 @@ def request(
         InvalidInput: The name of the model, or the version, cannot be written in UTF-8.
         UnicodeEncodeError: The name of an input cannot, or a text.
     """
-    question = _question(model, str(version), readings(outputs) or (), top_k)
+    question = _question(model, version, readings(outputs) or (), ranked(top_k))
     # The commonest first: asking whether an array is a mapping takes longer than packing a small one.
     if not isinstance(inputs, np.ndarray):
         return b"".join([question, *(part for name, value in inputs.items() for part in tensor(value, name))])
@@ -64,10 +65,59 @@ def request(
 
 
 def readings(outputs: OutputName | Iterable[OutputName] | None) -> tuple[OutputName, ...] | None:
-    """The readings that a user names, which may be one, or can be read only once; None for None."""
-    if outputs is None or isinstance(outputs, tuple):
-        return outputs
-    return (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    """The readings that a user names, which may be one, or can be read only once; None for None.
+
+    Raises:
+        ValueError: They are no names.
+    """
+    if outputs is None:
+        return None
+    if isinstance(outputs, str):
+        return (outputs,)
+    wanted = tuple(outputs) if isinstance(outputs, Iterable) else None
+    if wanted is None or not all(isinstance(output, str) for output in wanted):
+        raise ValueError(f"outputs must be a name or a list of names, such as ['softmax'], but is {outputs!r:.80}")
+    return wanted
+
+
+def asked(model: str, version: str | int | None) -> tuple[str, str]:
+    """The name of a model and its version, as a message has them; of no version, "".
+
+    Raises:
+        ValueError: One is of another type.
+    """
+    if not isinstance(model, str):
+        raise _mistyped("the model", "its name, a text (str)", model)
+    if isinstance(version, str):
+        return model, version
+    if version is None:
+        return model, ""
+    return model, str(_whole("version", "a whole number or a label", version))
+
+
+def ranked(top_k: int) -> int:
+    """How many classes to rank.
+
+    Raises:
+        ValueError: It is no whole number, or not one that a message can have.
+    """
+    count = top_k if type(top_k) is int else _whole("top_k", "a whole number", top_k)
+    if not 0 <= count < 2**32:
+        raise ValueError(f"top_k must be at least 0 and below 2**32, but is {count}")
+    return count
+
+
+def _whole(name: str, expected: str, value: Any) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise _mistyped(name, expected, value)
+
+
+def _mistyped(name: str, expected: str, value: object) -> ValueError:
+    return ValueError(f"{name} must be {expected}, but is {told(value)}")
 
 
 def tensor(array: NDArray[Any], name: str = "") -> tuple[bytes, memoryview | bytes]:
@@ -95,8 +145,6 @@ def _question(model: str, version: str, wanted: tuple[OutputName, ...], top_k: i
     for output in wanted:
         if output not in _OUTPUTS:
             raise ValueError(_no_output(output))
-    if not 0 <= top_k < 2**32:
-        raise ValueError(f"top_k must be at least 0 and below 2**32, but is {top_k}")
     outputs = [_OUTPUTS[output] for output in wanted]
     try:
         return pb.PredictRequest(model=model, version=version, outputs=outputs, top_k=top_k).SerializeToString()

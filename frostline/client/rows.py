@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from frostline.categories import meant, missing_word
 from frostline.client import media
 from frostline.client.arrays import is_table, names_of
-from frostline.client.cells import Cells, Place, is_missing, located, texts, told
+from frostline.client.cells import Cells, Place, is_missing, is_scalar, is_unordered, located, texts, told
 from frostline.client.errors import InvalidInput
 from frostline.client.schema import Column, Schema
 from frostline.dates import written
@@ -149,6 +149,9 @@ def _of_columns(table: Any, schema: Schema, extra: Extra) -> tuple[int, dict[str
     _refuse_absent(set(names), schema, what)
     _refuse_none(names, known, schema, what)
     found = {name: table[name] for name in names if name in known}
+    unordered = next((name for name, value in found.items() if is_unordered(value)), None)
+    if unordered is not None:
+        raise InvalidInput(f"column {unordered!r} is a set, which has no order that its rows could have; give a list")
     pictures = {column.name for column in schema.columns if column.kind == "image"}
     alone = (not _is_column(value) or (name in pictures and media.is_picture(value)) for name, value in found.items())
     if one and all(alone):
@@ -193,8 +196,9 @@ def _extra_columns(what: str, strange: Sequence[Any], schema: Schema) -> Invalid
 
 def _is_column(value: object) -> bool:
     """Whether it is a value for each row, and not one value."""
-    if isinstance(value, np.ndarray):
-        return value.ndim > 0
+    # An array without axes has a length to Python, and refuses to tell it.
+    if is_scalar(value):
+        return False
     return not isinstance(value, str | bytes | np.generic) and hasattr(value, "__len__")
 
 
@@ -260,6 +264,8 @@ def _number(cell: Any, index: int, place: Place) -> float:
             return float(cell)
         except OverflowError:  # of an int
             return float("inf") if cell > 0 else float("-inf")
+    if is_scalar(cell):
+        return _number(cell.tolist(), index, place)
     raise InvalidInput(f"{place(index)}: a number is expected, but it is {told(cell)}{_remedy(cell)}")
 
 
@@ -286,6 +292,8 @@ def _category(cell: Any, index: int, column: Column, empty: str, place: Place) -
         return cell
     if is_missing(cell):
         return empty
+    if is_scalar(cell):
+        return _category(cell.tolist(), index, column, empty, place)
     found = meant(cell, column.categories)
     if found is None:
         known = ", ".join(map(repr, column.categories[:_LISTED]))

@@ -576,3 +576,30 @@ def test_a_failure_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "there" / "\x1b[2J").mkdir()
     assert cli.run(["promote", "m", "--models", str(tmp_path / "there")]) == 2
     assert capsys.readouterr().err.endswith(r"it has: \x1b[2J" + "\n")
+
+
+@pytest.mark.parametrize("arguments", ["models", "predict echo {rows}", "predict echo {rows} --format csv"])
+def test_output_that_cannot_be_written_is_a_sentence(server: FakeServer, rows_npy: str, arguments: str) -> None:
+    command = f"'{sys.executable}' -m frostline {arguments.format(rows=rows_npy)} --server {server.address}"
+    for output, says in (
+        (">/dev/full", "cannot write to standard output: No space left on device"),
+        (">&-", "standard output is closed, so nothing can be shown; open it, or send it to /dev/null"),
+    ):
+        done = subprocess.run(["/bin/sh", "-c", f"{command} {output}"], capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr.decode()) == (1, f"frostline: {says}\n")
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_a_character_that_the_terminal_lacks_is_escaped(
+    server: FakeServer, rows_npy: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.setenv("COLUMNS", "200")
+    server.labels = ("\u00e4pfel", "bee", "cat")
+    done = frostline("predict", MODEL, rows_npy, "--server", server.address, "--format", form)
+    assert (done.returncode, done.stderr) == (0, b"")
+    written = done.stdout.decode("ascii")
+    if form == "json":
+        assert json.loads(written)["rows"][1]["prediction"] == "\u00e4pfel"
+    else:
+        assert "\\xe4pfel" in written

@@ -1,5 +1,7 @@
 """`frostline token`: a token that is shown once, and an entry that does not show it."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -81,3 +83,25 @@ def test_a_file_that_is_not_valid_is_left_as_it_is(tmp_path: Path, capsys: pytes
     assert cli.run(["token", "x", "--file", str(file)]) == 2
     assert "with the new entry is not valid" in capsys.readouterr().err
     assert file.read_text() == "tokens = []\n"
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Runs `frostline ...` in a shell, which can close or redirect its standard output."""
+    line = f'"{sys.executable}" -m {command}'
+    return subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("before", [None, "", "# ours\n", "# no line end"])
+@pytest.mark.parametrize(
+    ("output", "says"), [(">/dev/full", "No space left on device"), (">&-", "standard output is closed")]
+)
+def test_a_token_that_cannot_be_shown_has_no_entry(tmp_path: Path, before: str | None, output: str, says: str) -> None:
+    file = tmp_path / "access.toml"
+    if before is not None:
+        file.write_text(before)
+    done = shell(f'frostline token shop --file "{file}" {output}')
+    assert done.returncode == 1
+    assert done.stderr.startswith("frostline: ")
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert (file.read_text() if file.exists() else None) == before

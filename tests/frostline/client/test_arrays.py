@@ -29,10 +29,16 @@ def refusal(value: Any) -> str:
                 "takes one"
             ),
         ),
-        ([[1, 2], [{}, 4]], "the input holds {} at [1, 0] where a number was expected"),
-        (np.array([["a", 1.5]], object), "the input holds 1.5 at [0, 1] where a text was expected"),
+        (
+            [[1, 2], [{}, 4]],
+            "the input holds {} at [1, 0] where a number was expected; rows with named columns are a list with a dict for each row",
+        ),
+        (
+            np.array([["a", 1.5]], object),
+            "the input holds the text 'a' at [0, 0] and the number 1.5 at [0, 1]; give only texts, or only numbers",
+        ),
         (np.array([["a", None]], object), "the input holds None at [0, 1] where a text was expected"),
-        (["a", 1], "the input holds 1 at [1] where a text was expected"),
+        (["a", 1], "the input holds the text 'a' at [0] and the number 1 at [1]; give only texts, or only numbers"),
         ([2**70], "the input holds numbers of no type that a network takes, such as 1180591620717411303424"),
         (
             np.array([1, 2.5], object),
@@ -41,7 +47,16 @@ def refusal(value: Any) -> str:
                 ".astype(np.float32)"
             ),
         ),
-        ({1, 2}, "the input holds {1, 2} at [] where a number was expected"),
+        ({1, 2}, "the input is a set, which has no order that its rows could have; give a list"),
+        (frozenset([1.5]), "the input is a set, which has no order that its rows could have; give a list"),
+        (
+            [None, {"a": 1}],
+            "the input holds {'a': 1} at [1] where a number was expected; rows with named columns are a list with a dict for each row",
+        ),
+        (
+            [[False, "true"]],
+            "the input holds the text 'true' at [0, 1] and the number False at [0, 0]; give only texts, or only numbers",
+        ),
         (
             [2**53 + 1, 0.5],
             (

@@ -2,7 +2,11 @@
 
 import asyncio
 import inspect
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import NoReturn
 
 import grpc
 import numpy as np
@@ -174,6 +178,50 @@ def test_a_client_in_another_event_loop_says_so(server: FakeServer) -> None:
             ):
                 asyncio.run(call)
         first.run(client.close())
+
+
+def test_outside_of_an_event_loop_the_client_says_where_to_make_it() -> None:
+    asyncio.run(asyncio.sleep(0))  # after which asyncio makes no loop by itself
+    with pytest.raises(RuntimeError, match=r"no event loop here; call connect_async inside of a coroutine: async with"):
+        frostline.connect_async("localhost:9")
+
+
+def test_a_forked_child_can_use_no_asyncio_client_and_a_blocking_one_of_its_own(server: FakeServer) -> None:
+    async def talk() -> str:
+        async with frostline.connect_async(server.address) as client:
+            await client.predict(MODEL, ROWS)
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                # Where it hangs, as without the refusals it may, the test fails and does not.
+                signal.alarm(30)
+                _use_in_child(client, server.address, writing)
+            os.close(writing)
+            with os.fdopen(reading) as answers:
+                told = await asyncio.to_thread(answers.read)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert (await client.predict(MODEL, ROWS)).argmax.tolist() == [1, 0]
+            return told
+
+    inherited, models, made, blocking = asyncio.run(talk()).splitlines()
+    assert "was made in another process, from which this one was forked" in inherited
+    assert models == inherited
+    assert "gRPC cannot use asyncio here; start it with the method 'spawn'" in made
+    assert blocking == "[1, 0]"
+
+
+def _use_in_child(client: frostline.AsyncClient, address: str, writing: int) -> NoReturn:
+    """Tries what a child may and may not do, step by step without the parent's event loop, and ends the child."""
+    for use in (lambda: client.predict(MODEL, ROWS).send(None), lambda: client.models().send(None), lambda: frostline.connect_async(address)):  # fmt: skip
+        try:
+            use()
+        except RuntimeError as error:
+            os.write(writing, f"{error}\n".encode())
+    with suppress(StopIteration):
+        client.close().send(None)
+    with frostline.connect(address, timeout_s=10) as own:
+        os.write(writing, f"{own.predict(MODEL, ROWS).argmax.tolist()}\n".encode())
+    os._exit(0)
 
 
 @pytest.mark.parametrize("method", ["predict", "models", "model", "ready"])

@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 import frostline
-from frostline.client import messages
+from frostline.client import channel, messages
 from frostline.client.messages import OutputName
 from frostline.pb import predictor_pb2 as typed
 from tests.support.fake_server import LABELS, LIMIT, MODEL, FakeServer, fake_server
@@ -470,6 +470,83 @@ def test_a_forked_child_is_told_to_make_its_own_client(client: frostline.Client)
     assert client.predict(MODEL, ROWS).argmax.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"top_k": 1.5}, "top_k must be a whole number, but is 1.5 (float)"),
+        ({"top_k": "3"}, "top_k must be a whole number, but is '3' (str)"),
+        ({"top_k": None}, "top_k must be a whole number, but is None (NoneType)"),
+        ({"top_k": [1]}, "top_k must be a whole number, but is [1] (list)"),
+        ({"outputs": 5}, "outputs must be a name or a list of names, such as ['softmax'], but is 5"),
+        ({"outputs": [5]}, "outputs must be a name or a list of names, such as ['softmax'], but is [5]"),
+        (
+            {"outputs": (["argmax"],)},
+            "outputs must be a name or a list of names, such as ['softmax'], but is (['argmax'],)",
+        ),
+        ({"version": 1.0}, "version must be a whole number or a label, but is 1.0 (float)"),
+        ({"version": b"1"}, "version must be a whole number or a label, but is b'1' (bytes)"),
+        ({"version": True}, "version must be a whole number or a label, but is True (bool)"),
+        ({"model": 5}, "the model must be its name, a text (str), but is 5 (int)"),
+        ({"model": None}, "the model must be its name, a text (str), but is None (NoneType)"),
+    ],
+)
+async def test_what_is_asked_in_another_type_is_refused_with_its_name(
+    client: frostline.Client, server: FakeServer, arguments: dict[str, Any], sentence: str
+) -> None:
+    for rows in (ROWS, ROWS.tolist(), [{"a": 1}]):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            client.predict(**{"model": MODEL, "inputs": rows, **arguments})
+        async with frostline.connect_async(server.address) as other:
+            with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+                await other.predict(**{"model": MODEL, "inputs": rows, **arguments})
+    assert server.requests == []
+
+
+def test_every_question_refuses_what_is_no_name(client: frostline.Client) -> None:
+    for question in (client.model, client.schema, client.ready):
+        with pytest.raises(ValueError, match=r"^the model must be its name, a text .* but is 5"):
+            question(5)  # type: ignore[arg-type]  # that is the question
+        with pytest.raises(ValueError, match=r"^version must be a whole number or a label, but is 1\.0"):
+            question(MODEL, version=1.0)  # type: ignore[arg-type]  # likewise
+
+
+def test_versions_may_be_whole_numbers_and_none_is_any(client: frostline.Client, server: FakeServer) -> None:
+    client.predict(MODEL, ROWS, version=2, top_k=np.int64(1), outputs="argmax")  # type: ignore[arg-type]  # NumPy has no type that says so
+    client.predict(MODEL, ROWS, version=None)
+    assert client.ready(MODEL, version=2)
+    assert [request.version for request in server.requests] == ["2", ""]
+
+
+def test_an_input_whose_name_is_no_text_is_refused(client: frostline.Client) -> None:
+    with pytest.raises(frostline.InvalidInput, match=r"^the name of an input must be a text .*, but is 0 \(int\)"):
+        client.predict(MODEL, {0: ROWS, "mask": ROWS})
+
+
+def test_a_server_that_hangs_is_given_up_before_the_time_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    pings = ("grpc.keepalive_time_ms", "grpc.http2.ping_timeout_ms")
+    quick = tuple((key, 100 if key in pings else value) for key, value in channel._OPTIONS)
+    monkeypatch.setattr(channel, "_OPTIONS", quick)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def hang() -> None:
+            accepted, _ = door.accept()
+            with accepted:
+                accepted.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS, as if all were well
+                while accepted.recv(1 << 16):
+                    pass
+
+        hanging = threading.Thread(target=hang)
+        hanging.start()
+        with frostline.connect(f"127.0.0.1:{door.getsockname()[1]}") as client:
+            assert not client.ready(timeout_s=20)
+        hanging.join()
+
+
+def test_servers_are_pinged_as_often_as_ours_let_them() -> None:
+    told = dict(channel.arguments("box").options)
+    assert (told["grpc.keepalive_time_ms"], told["grpc.http2.ping_timeout_ms"]) == (10_000, 10_000)
+
+
 def test_names_that_are_no_text_are_refused(client: frostline.Client) -> None:
     for call in (
         lambda: client.predict("\ud800", ROWS),
@@ -594,6 +671,34 @@ def test_an_address_that_makes_no_sense_is_refused(address: str, sentence: str) 
         frostline.connect(address)
 
 
+@pytest.mark.parametrize("form", ["box:{}", "127.0.0.1:{}", "[::1]:{}", "dns:box:{}", "dns:///box:{}", "ipv4:10.0.0.1:{}", "ipv6:[::1]:{}", "dns://10.0.0.1/box:{}", "dns://10.0.0.1:{}/box"])  # fmt: skip
+@pytest.mark.parametrize("port", ["87636", "65536", "0", "-43436", "+22100", " 22100", "2_000", "abc", "", "\u0663", "9" * 5000])  # fmt: skip
+async def test_a_port_that_there_cannot_be_is_refused(form: str, port: str) -> None:
+    for connect in (frostline.connect, frostline.connect_async):
+        with pytest.raises(
+            ValueError, match=r"has the port .* no number from 1 to 65535; write the address as host:port"
+        ):
+            connect(form.format(port))
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("localhost:22100/", "write the address as host:port"),
+        (" localhost:9", "write the address as host:port"),
+        ("a b", "write the address as host:port"),
+        ("dns:///", "write the address as host:port"),
+        ("ipv4:10.0.0.1:9,,10.0.0.2:9", "write the address as host:port"),
+        (["10.0.0.1:9", "10.0.0.2:65536"], "has the port '65536', which is no number from 1 to 65535"),
+        ("2001:db8::1", "write an IPv6 address in brackets, such as [::1]:8001"),
+        ("/run/frostline.sock", "write the address of a Unix socket as unix:/run/frostline.sock"),
+    ],
+)
+def test_what_is_no_host_and_port_is_refused_with_what_would_be(address: str | list[str], remedy: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(remedy)):
+        frostline.connect(address)
+
+
 @pytest.mark.parametrize(
     ("argument", "value", "sentence"),
     [
@@ -636,6 +741,13 @@ def test_a_timeout_that_makes_no_sense_is_refused(client: frostline.Client, time
         ("[::1]:9", "[::1]:9"),
         ("unix:/run/frostline.sock", "unix:/run/frostline.sock"),
         ("dns:///box:9", "dns:///box:9"),
+        ("dns:///box", "dns:///box"),
+        ("dns:box:65535", "dns:box:65535"),
+        ("dns://10.0.0.1:53/box:9", "dns://10.0.0.1:53/box:9"),
+        ("ipv4:10.0.0.1:9,10.0.0.2:1", "ipv4:10.0.0.1:9,10.0.0.2:1"),
+        ("ipv6:[::1]:9", "ipv6:[::1]:9"),
+        ("[fe80::1%lo]:9", "[fe80::1%lo]:9"),
+        ("m\u00fcnchen.example:09", "m\u00fcnchen.example:09"),
         (["box"], "box:8001"),
         (["127.0.0.1", "127.0.0.2:9"], "127.0.0.1:8001, 127.0.0.2:9"),
         (["[::1]", "[::2]:9"], "[::1]:8001, [::2]:9"),
@@ -672,6 +784,25 @@ async def test_a_server_that_is_not_there_is_unavailable_also_where_the_time_is_
         for awaited in (other.models, lambda: other.predict(MODEL, ROWS)):
             with pytest.raises(frostline.ServerUnavailable, match=words):
                 await awaited()
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_a_proxy_of_the_environment_is_named_where_no_server_answers(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, f"http://user:secret@{_closed_port()}")
+    with (
+        frostline.connect("10.0.0.1:9") as client,
+        pytest.raises(frostline.ServerUnavailable, match=f"through the proxy .* variable {variable} names") as caught,
+    ):
+        client.models()
+    assert "secret" not in str(caught.value)
+    assert channel.arguments("LOCALHOST:9").proxy == ""
+    monkeypatch.setenv("no_proxy", "10.0.0.0/8, .Example,box")
+    found = [channel.arguments(to).proxy for to in ("10.1.2.3:9", "a.example:9", "dns:///box:9", "pool.test:9", ["10.0.0.1:9", "11.0.0.1:9"])]  # fmt: skip
+    assert found == ["", "", "", variable, variable]
 
 
 def _closed_port() -> str:

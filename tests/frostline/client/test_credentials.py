@@ -11,7 +11,16 @@ import frostline
 from tests.support.fake_server import LABELS, MODEL, fake_server
 
 ROWS = np.array([[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]], np.float32)
-LOCAL = ["localhost", "127.0.0.1:9", "127.8.9.1", "[::1]:9", "unix:/run/f.sock", "dns:///localhost:9"]
+LOCAL = [
+    "localhost",
+    "LOCALHOST:9",
+    "dns:LocalHost:9",
+    "127.0.0.1:9",
+    "127.8.9.1",
+    "[::1]:9",
+    "unix:/run/f.sock",
+    "dns:///localhost:9",
+]
 REMOTE = [
     "box",
     "10.0.0.1:9",

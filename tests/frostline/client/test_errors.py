@@ -16,6 +16,13 @@ STOPPED = "Stream removed (GOAWAY received; Error code: 2; Debug Text: )"
 UPSTREAM = "upstream connect error. reset reason: connection termination"
 HOSTNAME = "Hostname Verification Check failed"
 HANDSHAKER = "Failed to create security handshaker"
+UNWRAP = (
+    "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:1.2.3.4:1: Unwrap failed (TSI_DATA_CORRUPTED)"
+)
+ALPN = "failed to connect to all addresses; last error: UNKNOWN: ipv4:1.2.3.4:1: Cannot check peer: missing selected ALPN property."
+TLS = "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal"
+LOOK_UP = "errors resolving box:1: [field:hostname lookup error:address lookup failed for box:1: Domain name not found]"
+RESOLVER = "Illegal status code from resolver; original status: INVALID_ARGUMENT: Cannot parse authority: box"
 ROUTER = "[request id: 7] Request for unknown model: 'queue-router' version 1 is not at ready state"
 
 
@@ -116,6 +123,32 @@ def test_each_kind_of_failure_has_its_error_with_the_way_out(
         ("UNAVAILABLE", GOAWAY, frostline.ServerUnavailable, r"box:1 closed the connection \(.*: 11; .* more metadata"),
         ("UNAVAILABLE", RESET, frostline.ServerUnavailable, r"box:1 closed the connection \(.*: 9; .* more metadata"),
         ("UNAVAILABLE", STOPPED, frostline.ServerUnavailable, r"\(Stream removed \(GOAWAY received; Error code: 2;"),
+        (
+            "UNAVAILABLE",
+            UNWRAP,
+            frostline.ServerUnavailable,
+            r"ended TLS after .* certificate of the client.*certificate=",
+        ),
+        ("UNAVAILABLE", ALPN, frostline.ServerUnavailable, "speaks TLS, but not gRPC; this may be the HTTP port"),
+        (
+            "UNAVAILABLE",
+            f"{TLS}:CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK",
+            frostline.ServerUnavailable,
+            "the certificate of the server at box:1 is not trusted; give a PEM file of its authority with tls=",
+        ),
+        (
+            "UNAVAILABLE",
+            f"{TLS}:WRONG_VERSION_NUMBER: Invalid certificate verification context: OK",
+            frostline.ServerUnavailable,
+            "what answers at box:1 does not speak TLS; leave tls out",
+        ),
+        ("UNAVAILABLE", LOOK_UP, frostline.ServerUnavailable, r"\(Domain name not found\)$"),
+        (
+            "INTERNAL",
+            RESOLVER,
+            frostline.ServerUnavailable,
+            r"^box:1 cannot be looked up \(.*Cannot parse authority: box\)",
+        ),
         ("UNAVAILABLE", f"a: {HANDSHAKER}.", frostline.ServerUnavailable, "a certificate or key given is no PEM, or"),
     ],
 )
@@ -145,3 +178,17 @@ def test_of_all_that_a_server_says_is_exhausted_only_a_large_message_is_too_larg
 
 def _kinds(error: type[PredictionError]) -> list[type[PredictionError]]:
     return [error, *(found for each in error.__subclasses__() for found in _kinds(each))]
+
+
+@pytest.mark.parametrize(
+    ("version", "last", "other"), [("6:%5B::1%5D", "[::1]:9", "127.0.0.1:9"), ("4:127.0.0.1", "127.0.0.1:9", "[::1]:9")]
+)
+def test_of_a_name_with_two_addresses_the_other_one_is_named(version: str, last: str, other: str) -> None:
+    details = f"failed to connect to all addresses; last error: UNKNOWN: ipv{version}:9: Failed to connect to remote host: Connection refused"
+    found = from_status("UNAVAILABLE", details, kind="", address="localhost:9", timeout_s=1)
+    assert str(found).endswith(
+        f"(Connection refused at {last}, the last of its addresses; if a server runs here, ask {other}, which tells more)"
+    )
+    assert str(from_status("UNAVAILABLE", details, kind="", address="box:9", timeout_s=1)).endswith(
+        "(Connection refused)"
+    )

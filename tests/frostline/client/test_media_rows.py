@@ -123,7 +123,10 @@ MOOD = "mood expects a list of texts, or rows with the column text, or input UIN
         (np.array([], str), f"there are no rows; {MOOD}"),
         (iter(()), f"there are no rows; {MOOD}"),
         (None, MOOD),
-        ([5, "great"], f"the input holds 5 at [0] where a text was expected; {MOOD}"),
+        (
+            [5, "great"],
+            f"the input holds the text 'great' at [1] and the number 5 at [0]; give only texts, or only numbers; {MOOD}",
+        ),
         ([["great"], ["bad"]], MOOD),
         (np.zeros((1, 9), np.uint8), MOOD),
         ({"great"}, "the rows are a set, which has no order that the answers could have; give a list"),

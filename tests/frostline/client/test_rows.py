@@ -354,6 +354,10 @@ def test_a_column_that_is_not_there_is_missing_if_it_was_missing_in_training(mak
         ({"n": [1, 2], "c": ["a"]}, "the columns have different numbers of rows: n has 2, c has 1"),
         ({"n": [1], "c": "a"}, "column 'c' is 'a' (str) beside columns with a value for each row; give a list or an array, or a dict for each row"),
         ({"n": np.zeros((2, 2)), "c": ["a", "b"]}, "column 'n' is an array of shape [2, 2]; a column has one value for each row"),
+        ({"n": {1, 2}, "c": ["a", "b"]}, "column 'n' is a set, which has no order that its rows could have; give a list"),
+        ({"n": [1], "c": frozenset("a")}, "column 'c' is a set, which has no order that its rows could have; give a list"),
+        ({"n": {1: 1}.items() & {(1, 1)}, "c": "a"}, "column 'n' is a set, which has no order"),
+        ({"n": {"x": 1}, "c": ["a"]}, "column 'n' is {'x': 1} (dict) beside columns with a value for each row"),
         ({"n": [], "c": []}, "there are no rows; m expects rows with the columns n, c"),
         ({}, "the row has no columns 'n', 'c', and no row of the training lacked a value there"),
     ],
@@ -383,6 +387,35 @@ def test_what_has_no_column_of_the_model_is_no_row_where_all_is_missing(given: A
     with pytest.raises(InvalidInput) as refusal:
         rows.encoded(given, told, "ignore")
     assert str(refusal.value).startswith(sentence)
+
+
+def test_the_keys_of_a_dict_have_an_order() -> None:
+    held = {2: "b", 1: "a"}
+    sent = rows.encoded({"n": held.keys(), "c": held.values()}, TWO)
+    assert (sent["n"].tolist(), sent["c"].tolist()) == ([2, 1], ["b", "a"])
+
+
+class ZeroD:
+    """An array without axes, as PyTorch has them: it has a length, and refuses to tell it."""
+
+    ndim = 0
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __len__(self) -> int:
+        raise TypeError("len() of a 0-d tensor")
+
+    def tolist(self) -> Any:
+        return self._value
+
+
+@pytest.mark.parametrize("held", [np.array, ZeroD])
+def test_an_array_without_axes_is_the_value_that_it_holds(held: Callable[[Any], Any]) -> None:
+    for each in ({"n": held(1.5), "c": held("a")}, [{"n": held(1.5), "c": "a"}], {"n": [held(1.5)], "c": ["a"]}):
+        sent = rows.encoded(each, TWO)
+        assert (sent["n"].tolist(), sent["c"].tolist()) == ([1.5], ["a"])
+    assert np.isnan(rows.encoded({"n": np.ma.masked, "c": "a"}, TWO)["n"]).all()
 
 
 def test_extra_columns_can_be_ignored() -> None:
