@@ -9,10 +9,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
-_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
-"""What a write fails with where standard output goes to a disk that is full or broken, or to a reader that has gone."""
+_OUTPUT = "standard output"
 
 _SHOWING = {"predict", "models", "show", "token"}
 """The commands that do nothing but to print."""
@@ -42,19 +41,30 @@ def run(arguments: Sequence[str]) -> int:
     except BadUsage as error:
         return _refuse(str(error), 2)
     except (CannotDo, FrostlineError) as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _UNWRITABLE:
+        if isinstance(error.__cause__, OSError) and error.__cause__.filename == _OUTPUT:
             _drop_output()
         return _refuse(str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except OSError as error:
-        # Those of other files are told where these are opened, and have a name.
-        if error.filename is not None or error.errno not in _UNWRITABLE:
+        if error.filename != _OUTPUT:
             raise
         _drop_output()
         # A reader that has gone, such as head, has had what it wanted.
-        return 1 if error.errno == errno.EPIPE else _refuse(f"cannot write to standard output: {error.strerror}", 1)
+        return 1 if error.errno == errno.EPIPE else _refuse(f"cannot write to {_OUTPUT}: {error.strerror}", 1)
     return int(code or 0)
+
+
+class _Output(io.FileIO):
+    """Standard output, whose errors say that they are its own: those of other files have no name either, once these are open."""
+
+    def write(self, data: Any, /) -> int:
+        """Writes, as `FileIO` does."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = _OUTPUT
+            raise
 
 
 def _drop_output() -> None:
@@ -95,7 +105,14 @@ def main() -> NoReturn:
         signal.pthread_sigmask(signal.SIG_BLOCK, held())
     if sys.stdout is None and sys.argv[1:2] and sys.argv[1] in _SHOWING:
         sys.exit(_refuse("standard output is closed, so nothing can be shown; open it, or send it to /dev/null", 1))
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # A character that the terminal's encoding lacks shall not cost the answer.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        was = sys.stdout
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Output(was.fileno(), "wb", closefd=False)),
+            was.encoding,
+            # A character that the terminal's encoding lacks shall not cost the answer.
+            "backslashreplace" if was.errors == "strict" else was.errors,
+            line_buffering=was.line_buffering,
+            write_through=was.write_through,
+        )
     sys.exit(run(sys.argv[1:]))

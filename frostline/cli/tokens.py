@@ -2,8 +2,8 @@
 
 # ruff: noqa: PLC0415 - the command line imports this module for its options alone
 
-import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -41,30 +41,23 @@ def token(
     wanted = [role.strip() for role in roles.split(",") if role.strip()]
     try:
         made, entry = tokens.new_token(name, wanted, requests_per_s, burst)
-        size = file.stat().st_size if file is not None and file.exists() else None
-        if file is not None:
-            tokens.append(entry, file)
+        # Shown first, as an entry for a token that nobody has seen could not be told from one that somebody uses.
+        with nullcontext() if file is None else tokens.appending(tokens.addition(entry, file), file):
+            _show(made)
     except StartError as error:
         raise BadUsage(str(error)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadUsage(f"cannot add the token to {file}: {error}") from error
-    try:
-        sys.stdout.write(f"{made}\n")
-        sys.stdout.flush()
-    except OSError as error:
-        if file is not None:
-            _take_back(file, size)
-        raise CannotDo(
-            f"the token cannot be written to standard output ({error.strerror}), so nobody has it, and it has no entry; make "
-            "another one"
-        ) from error
     where = f"added to {file}" if file is not None else f"add this to the access file of the server:\n\n{entry}"
     sys.stderr.write(f"the token of {name}, shown only here; {where}\n")
 
 
-def _take_back(file: Path, size: int | None) -> None:
-    """Takes the entry of a token that nobody has seen out of an access file, which had this size, or was not there."""
-    if size is None:
-        file.unlink()
-    else:
-        os.truncate(file, size)
+def _show(made: str) -> None:
+    try:
+        sys.stdout.write(f"{made}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        raise CannotDo(
+            f"the token cannot be written to standard output ({error.strerror}), so nobody has it, and it has no entry; make "
+            "another one"
+        ) from error

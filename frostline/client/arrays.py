@@ -47,8 +47,8 @@ _FROM_HERE_ROUNDED = 2.0**53
 
 _NESTED = (list, tuple, np.ndarray)
 
-_TEXTS = (str, bytes)
 _NUMBERS = (int, float, np.number, np.bool_)
+_ELEMENTS = (str, bytes, *_NUMBERS)
 
 _CONVERT = "convert it first, such as with .astype(np.float32)"
 
@@ -223,7 +223,7 @@ def _check_objects(array: NDArray[Any], what: str) -> None:
     elements = array.ravel().tolist()
     # NumPy makes objects of numbers among which one is something else, or too large.
     texts = [index for index, element in enumerate(elements) if isinstance(element, str | bytes)]
-    strange = [index for index, element in enumerate(elements) if not isinstance(element, (*_TEXTS, *_NUMBERS))]
+    strange = [index for index, element in enumerate(elements) if not isinstance(element, _ELEMENTS)]
     if strange:
         # A dict says what was meant, also where something else is missing before it.
         index = next((index for index in strange if isinstance(elements[index], Mapping)), strange[0])

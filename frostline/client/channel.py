@@ -71,9 +71,10 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.dns_min_time_between_resolutions_ms", 5000),
     # A server that hangs, or a network that lets nothing through, closes no connection: only a ping that gets no answer
     # shows it.  Servers of Frostline take one every 10 s.  By default gRPC sends none, and waits a minute for its answer,
-    # whatever grpc.keepalive_timeout_ms says.
+    # whatever grpc.keepalive_timeout_ms says.  Behind large messages on a slow link, or at a server whose memory for
+    # messages is full, an answer may well take longer than the ping itself.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 30_000),
 )
 
 _LONGEST_S = 2.0**31
@@ -291,7 +292,11 @@ def _check_endpoint(endpoint: str, address: str) -> None:
     found = _ENDPOINT.fullmatch(endpoint)
     if found and (found[1] is None or (len(found[1].lstrip("0")) <= 5 and 1 <= int(found[1]) <= 65535)):
         return
-    if endpoint.startswith("/"):
+    if "," in endpoint:
+        fact, remedy = "names several servers", "give them as a list: ['one:8001', 'other:8001']"
+    elif address.startswith("dns:/") and endpoint.startswith("/"):
+        fact, remedy = "is no name to look up", f"write it as dns:///host:port, such as dns:///pool:{DEFAULT_PORT}"
+    elif endpoint.startswith("/"):
         fact, remedy = "is a path", f"write the address of a Unix socket as unix:{endpoint}"
     elif ":" in host and not host.startswith("["):
         fact, remedy = "is no host and port", f"write an IPv6 address in brackets, such as [::1]:{DEFAULT_PORT}"
@@ -340,7 +345,10 @@ def _hosts(target: str) -> list[str]:
 
 def _proxy(target: str) -> str:
     """The variable that makes gRPC reach a target through a proxy; "" where none does."""
-    variable = next((name for name in _PROXIES if os.environ.get(name)), "")
+    # The first that is set decides, also where it is empty; of other schemes gRPC knows no proxy.
+    variable = next((name for name in _PROXIES if name in os.environ), "")
+    if not os.environ.get(variable, "").casefold().startswith("http://") or target.startswith(_SOCKETS):
+        return ""
     direct = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""  # noqa: SIM112  so gRPC spells it
     hosts = [host.rpartition("/")[2] for host in _hosts(target)]
     return "" if all(_is_direct(host, direct) for host in hosts) else variable

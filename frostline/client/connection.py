@@ -123,7 +123,7 @@ def connect_async(
         insecure_token=insecure_token,
         metadata=metadata,
     )
-    _own_asyncio()
+    _refuse_forked_asyncio()
     try:
         channel = (
             grpc.aio.secure_channel(given.target, given.credentials, given.options)
@@ -135,6 +135,7 @@ def connect_async(
             "there is no event loop here; call connect_async inside of a coroutine: "
             "async with frostline.connect_async(...) as client"
         ) from error
+    _note_asyncio()
     return AsyncClient(channel, given.address, timeout_s, given.metadata, given.proxy)
 
 
@@ -142,16 +143,18 @@ _asyncio_pid: int | None = None
 """The process in which asyncio clients were made; gRPC's part for asyncio does not work in a child forked from it."""
 
 
-def _own_asyncio() -> None:
-    """Notes that this process makes asyncio clients.
+def _note_asyncio() -> None:
+    global _asyncio_pid  # noqa: PLW0603  gRPC's own state, which it does not tell, is the process's too
+    _asyncio_pid = os.getpid()
+
+
+def _refuse_forked_asyncio() -> None:
+    """Refuses asyncio in a child forked from a process that had made such clients; there calls hang, or end the process.
 
     Raises:
-        RuntimeError: It was forked from one that had made some; there calls hang, or end the process.
+        RuntimeError: This is such a child.
     """
-    global _asyncio_pid  # noqa: PLW0603  gRPC's own state, which it does not tell, is the process's too
-    if _asyncio_pid is None:
-        _asyncio_pid = os.getpid()
-    if _asyncio_pid != os.getpid():
+    if _asyncio_pid not in (None, os.getpid()):
         raise RuntimeError(
             "this process was forked from one that had made an asyncio client, after which gRPC cannot use asyncio here; "
             "start it with the method 'spawn' of multiprocessing, or use the blocking frostline.connect"

@@ -1,6 +1,7 @@
 """The exceptions of the client; each says what to do about it."""
 
 import re
+import socket
 
 
 class FrostlineError(Exception):
@@ -192,6 +193,15 @@ _LAST_REFUSED = re.compile(r"last error: .*ipv([46]):(?:127\.0\.0\.1|%5B::1%5D):
 _LOOPBACK = {"4": "127.0.0.1", "6": "[::1]"}
 
 
+def _has_two_addresses() -> bool:
+    """Whether this machine's own name stands for an address of each kind, as gRPC looks it up."""
+    try:
+        found = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return {socket.AF_INET, socket.AF_INET6} <= {family for family, *_ in found}
+
+
 def from_status(
     code: str, details: str, *, kind: str, address: str, timeout_s: float, proxy: str = ""
 ) -> FrostlineError:
@@ -228,7 +238,7 @@ def from_status(
             or _BY_REASON.get(reason, _THROUGH_PROXY if proxy else _NO_SERVER)
         )
         refused = _LAST_REFUSED.search(sentence)
-        if refused and "localhost" in address.casefold():
+        if refused and address.casefold().rpartition(":")[0] == "localhost" and _has_two_addresses():
             last, other = (f"{_LOOPBACK[version]}:{refused[2]}" for version in sorted("46", key=refused[1].__ne__))
             reason += f" at {last}, the last of its addresses; if a server runs here, ask {other}, which tells more"
     words = template.format(

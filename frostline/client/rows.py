@@ -318,6 +318,8 @@ def _date(cell: Any, index: int, column: Column, empty: str, place: Place) -> st
     if is_missing(cell):
         return empty
     value = cell
+    if is_scalar(cell):
+        return _date(np.asarray(cell)[()], index, column, empty, place)
     if isinstance(cell, np.datetime64):
         value = cell.astype("datetime64[us]").item()  # a whole number where Python has no such date
     if not isinstance(value, date):

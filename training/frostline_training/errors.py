@@ -1,5 +1,7 @@
 """The exceptions of training; each message is one clear sentence."""
 
+import sys
+import sysconfig
 import traceback
 from pathlib import Path
 
@@ -85,9 +87,13 @@ def own_line(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not Path(frame.filename).is_relative_to(_HERE) and "site-packages" not in Path(frame.filename).parts
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in _not_own())
     ]
     return f"`{frames[-1].line}` (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
 
 
-_HERE = Path(__file__).parent
+def _not_own() -> list[Path]:
+    """Where the code of Python, of packages and of training lies."""
+    torch = getattr(sys.modules.get("torch"), "__file__", None)
+    places = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return [Path(__file__).parent, *places, *([Path(torch).parent] if torch else [])]

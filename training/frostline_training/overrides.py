@@ -30,7 +30,7 @@ _OWN_SETTINGS = (
 _TEXTS = ("positive",)
 """Settings that are texts, which may look like something else: the class `true`."""
 _TRUTHS: Mapping[str, bool] = {"true": True, "false": False}
-_EXPECTED: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+_EXPECTED: Mapping[type, str] = {int: "a whole number", float: "a number"}
 _RENAMED: Mapping[str, str] = {"server": "frostline_server", "training": "frostline_training"}
 """The packages that version 0.1 put into site-packages under names that users need themselves."""
 
@@ -100,9 +100,9 @@ def _parsed(name: str, text: str, *, like: object) -> object:
         return tuple(part.strip() for part in text.strip("[]() ").split(",") if part.strip())
     if isinstance(like, str):
         return text
-    # pydantic takes true for the number 1, and the other way round.
+    # pydantic takes true for the number 1.
     truth = _TRUTHS.get(text.strip().lower())
-    if (truth is not None) != isinstance(like, bool) and isinstance(like, int | float):
+    if truth is not None and isinstance(like, int | float) and not isinstance(like, bool):
         raise SettingError(f"{name}: expected {_EXPECTED[type(like)]}, got {text}")
     if truth is not None:
         return truth

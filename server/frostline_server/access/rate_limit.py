@@ -51,17 +51,28 @@ class RateLimit:
             )
 
     def take(self, now_s: float) -> float:
-        """Take a token and return 0, or take none and return in how many seconds there may be one.
-
-        A stream asks again then, so that it is read no faster than its caller may send, instead of being refused. None is
-        taken before it is there: whoever gives up waiting owes nothing, and nobody else waits for that.
-        """
+        """Take a token and return 0, or take none and return in how many seconds there may be one."""
         full_at_s = max(self._full_at_s, now_s)
         wait_s = full_at_s - now_s - self._depth_s
         if wait_s > 1e-9:  # sums of floats are not exact
             return wait_s
         self._full_at_s = full_at_s + self._token_s
         return 0.0
+
+    def reserve(self, now_s: float) -> float:
+        """Take a token, also one that is still to come, and return in how many seconds it will be there.
+
+        So a stream is read no faster than its caller may send, instead of being refused, and other calls do not keep taking
+        what it waits for. Only the first of all that wait may, and whoever gives up gives it back: so nobody owes more.
+        """
+        full_at_s = max(self._full_at_s, now_s)
+        self._full_at_s = full_at_s + self._token_s
+        wait_s = full_at_s - now_s - self._depth_s
+        return wait_s if wait_s > 1e-9 else 0.0
+
+    def give_back(self) -> None:
+        """Give a token back that was not used."""
+        self._full_at_s -= self._token_s
 
 
 class Waiting(Protocol):
@@ -75,8 +86,8 @@ class Waiting(Protocol):
 class RateQueue:
     """Those who wait for a token, by the limit that it is of: first come, first served; used by one thread only.
 
-    Only once for all who wait for the same the time is looked at, and a token is taken only once it is there: however many
-    wait, and however they end, nothing is taken from those who come after them.
+    The first of them has a token reserved, and nobody else: however many wait, and however they end, no more is taken from
+    those who come after them.
 
     Args:
         clock: the time in seconds, on a monotonic clock.
@@ -84,6 +95,7 @@ class RateQueue:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        # None of them is empty.
         self._waiting: dict[RateLimit, OrderedDict[Waiting, None]] = {}
 
     def admit(self, limit: RateLimit, who: Waiting, after: After) -> bool:
@@ -91,30 +103,40 @@ class RateQueue:
         waiting = self._waiting.get(limit)
         if waiting is not None:
             waiting[who] = None
-        elif wait_s := limit.take(self._clock()):
-            self._waiting[limit] = OrderedDict({who: None})
-            self._look_again(limit, after, wait_s)
+        elif wait_s := limit.reserve(self._clock()):
+            waiting = self._waiting[limit] = OrderedDict({who: None})
+            after(wait_s, partial(self._wake, limit, waiting, after))
         else:
             return True
         return False
 
     def leave(self, limit: RateLimit, who: Waiting) -> None:
-        """Wait no more."""
-        self._waiting[limit].pop(who)
+        """Wait no more; if it was the first, the next one has its token."""
+        waiting = self._waiting[limit]
+        del waiting[who]
+        if not waiting:
+            del self._waiting[limit]
+            limit.give_back()
 
-    def _look_again(self, limit: RateLimit, after: After, wait_s: float) -> None:
-        after(wait_s, partial(self._look, limit, after))
-
-    def _look(self, limit: RateLimit, after: After) -> None:
-        waiting, wait_s = self._waiting[limit], 0.0
-        try:
-            for _ in range(_AT_ONCE):
-                if not waiting or (wait_s := limit.take(self._clock())):
-                    break
-                waiting.popitem(last=False)[0].woken()
-        finally:
-            # Also after a defect in one of them, or all others would wait for ever.
+    def _wake(self, limit: RateLimit, waiting: OrderedDict[Waiting, None], after: After) -> None:
+        """Wake the first, whose token is there, and all others for whom there are tokens too."""
+        for left in reversed(range(_AT_ONCE)):
+            if self._waiting.get(limit) is not waiting:
+                return  # they have all left
+            first, _ = waiting.popitem(last=False)
+            wait_s = 0.0
             if waiting:
-                self._look_again(limit, after, wait_s)
+                wait_s = limit.reserve(self._clock())
             else:
                 del self._waiting[limit]
+            later = bool(waiting) and (wait_s > 0 or not left)
+            try:
+                first.woken()
+            except BaseException:
+                later = bool(waiting)  # a defect in one of them stops no other
+                raise
+            finally:
+                if later:
+                    after(wait_s, partial(self._wake, limit, waiting, after))
+            if later:
+                return

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from frostline_server.access.access_file import Entries, parse
@@ -38,18 +40,35 @@ def new_token(
     return token, entry
 
 
-def append(entry: str, file: Path) -> None:
-    """Add an entry to an access file, which is made if it is not there.
+def addition(entry: str, file: Path) -> str:
+    """What to append to an access file, which need not be there yet, so that it has an entry more.
+
+    Raises:
+        StartError: the file would not be valid with the entry.
+        OSError: it cannot be read.
+    """
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
+    parse(before + gap + entry, f"access file {file} with the new entry", Entries())
+    return gap + entry
+
+
+@contextmanager
+def appending(text: str, file: Path) -> Iterator[None]:
+    """Append to an access file, which is made if it is not there, unless the block fails.
 
     It is written into the file itself, because a file that took its place would not be seen in a container into which
     this one is mounted. A server that reads it half written keeps what it had, and reads it again.
 
     Raises:
-        StartError: the file would not be valid with the entry.
-        OSError: it cannot be read or written.
+        OSError: it cannot be written; nothing in the block is done where it cannot be opened.
     """
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
-    gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
-    parse(before + gap + entry, f"access file {file} with the new entry", Entries())
+    made = not file.exists()
     with file.open("a", encoding="utf-8") as opened:
-        opened.write(gap + entry)
+        try:
+            yield
+        except BaseException:
+            if made and not os.fstat(opened.fileno()).st_size:
+                file.unlink()
+            raise
+        opened.write(text)

@@ -266,9 +266,7 @@ class Views:
             raise failure_of(ModelNotFound(f"Request for unknown model: {name[:200]!r} is not found"))
 
         def change() -> Rollout:
-            after = rollouts.change(self._folder(name), self._files, self._checked(name, step.take), step.expected)
-            self._changed()
-            return after
+            return rollouts.change(self._folder(name), self._files, self._checked(name, step.take), step.expected)
 
         try:
             after: Rollout = await _in_thread(change)
@@ -276,6 +274,7 @@ class Views:
             raise Failure(409, f"{name}: {error}", "rollout_changed", code="ABORTED") from error
         except (ConfigError, OSError) as error:
             raise Failure(409, f"{name}: {error}", "rollout_refused", code="FAILED_PRECONDITION") from error
+        await _in_thread(self._changed)
         return after
 
     def _checked(

@@ -84,7 +84,7 @@ class Predictions:
                 self._count()
 
     def counts(self) -> tuple[dict[str, int], Histogram]:
-        """Rows by predicted label, and the histogram of the predicted class's probability."""
+        """Rows by answered label, and the histogram of the answered class's probability."""
         with self._lock:
             self._count()
             by_label: Counter[str] = Counter()

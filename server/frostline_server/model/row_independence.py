@@ -352,11 +352,12 @@ def _beside_odd_ones(run: Run, signature: Signature, rows: Sequence[Row], same: 
             for row, before, batch in zip(pair, usual, batches, strict=True):
                 beside, again = _without(1, batch), partial(again_beside, odd, row)
                 _check_beside(outputs, before, beside, same, again, f", such as one with {what}")
+            among_one = _at(1, batches[0])
+            again = partial(again_odd, odd, pair[-1])
+            _check_beside(outputs, among_one, _at(1, batches[-1]), same, again, f"; it has {what}")
             # Among its like, the largest or the longest row is no larger or longer than it is itself.
-            answers = [_at(1, batch) for batch in (*batches, around(odd, odd))]
-            for company, other in zip((*pair, odd)[1:], answers[1:], strict=True):
-                again = partial(again_odd, odd, company)
-                _check_beside(outputs, answers[0], other, same, again, f"; it has {what}")
+            again = partial(again_odd, odd, odd)
+            _check_beside(outputs, among_one, _at(1, around(odd, odd)), same, again, f"; it has {what}")
 
 
 @contextmanager

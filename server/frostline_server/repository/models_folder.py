@@ -86,8 +86,8 @@ class ModelsFolder:
         found = scan(self._root, self.models, only, self._files, self._name)
         with self.changing:
             self._found(found, only)
-            if self._reroutes != reroutes:
-                self.reroute()  # what was found may be older
+        if self._reroutes != reroutes:
+            self.reroute()  # what was found may be older
 
     def _found(self, found: dict[str, Model], only: str) -> None:
         if only:
@@ -104,24 +104,25 @@ class ModelsFolder:
         found |= {name: replace(found[name], rollout=after) for name, (_, after) in self._instead.items()}
         self.models = keep_unchanged(self.models, found)
 
-    def reroute(self) -> list[str]:
-        """Read the rollouts of all models again, and nothing else; returns the names of those that have another one."""
+    def reroute(self) -> None:
+        """Read the rollouts of all models again, and nothing else."""
+        # Nobody waits while the disk is read, which may take long, or for ever.
+        read = [(name, model, rerouted(model, self._files)) for name, model in self.models.items()]
         with self.changing:
             changed = {}
-            for name, model in self.models.items():
-                after = rerouted(model, self._files)
+            for name, model, after in read:
                 judged, decided = self._instead.get(name, (None, None))
                 if decided is not None and after.rollout == judged:
-                    after = replace(after, rollout=decided)
-                if after != model:
+                    after = replace(after, rollout=decided)  # noqa: PLW2901  as the file would say
+                # What was found anew meanwhile was read later.
+                if after != model and self.models.get(name) is model:
                     changed[name] = after
             if changed:
                 self.models = {**self.models, **changed}
                 self._reroutes += 1
-            return list(changed)
 
     def instead(self, name: str, judged: Rollout, after: Rollout) -> None:
-        """Use the rollout `after` from the next scan on, for as long as the model's file says `judged`."""
+        """Use the rollout `after` from the next look at it on, for as long as the model's file says `judged`."""
         with self.changing:
             self._instead = {**self._instead, name: (judged, after)}
 

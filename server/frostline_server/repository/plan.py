@@ -68,8 +68,8 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     A version that failed is not tried again until its files change; the previous version takes its place. A ready
     version is unloaded only after every wanted version is ready; one whose own folder is gone, as soon as the version is
     that comes before it: so a deployment that replaces a folder by another one leaves no gap, and what was withdrawn
-    answers no longer than it must. If nothing that is on disk can be served, because all of it failed or because a policy names only
-    versions that do not exist, what is ready stays.
+    answers no longer than it must. If nothing that is on disk can be served, because all of it failed or because a policy
+    names only versions that do not exist, what is ready stays.
 
     Args:
         on_disk: the model's folder, or None if the model has no folder or must not be served.
@@ -86,9 +86,11 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     first = _stand_in(on_disk.stable, wanted)
     load = tuple(sorted(load, key=lambda number: number != first))
     coming = {*load, *awaited(on_disk, known)}
-    spare = (
-        ready.difference(wanted) if wanted and not coming else _withdrawn(ready, versions.keys(), wanted, coming, first)
-    )
+    if wanted and not coming:
+        spare = ready.difference(wanted)
+    else:
+        stable = _stand_in(on_disk.stable, sorted({*wanted, *coming}, reverse=True))
+        spare = _withdrawn(ready, versions.keys(), wanted, coming, stable)
     return Plan(load, tuple(sorted(spare)), forget)
 
 

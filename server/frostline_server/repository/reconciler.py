@@ -98,6 +98,8 @@ class Reconciler:
         self._now = now
         self._expected: dict[str, set[int]] = {}
         self._told: Mapping[str, Traffic] = {}
+        # By model, the rollout by which requests are routed now.
+        self._routed: Mapping[str, tuple[Rollout | None, str]] = {}
         self._warned: dict[str, tuple[str, ...]] = {}
         self._complaint = ""
         # Models that something unforeseen happened to, as they were then.
@@ -404,6 +406,8 @@ class Reconciler:
             return True
         self._repository.forget(name, todo.forget)
         self._retire([versions[number] for number in todo.unload])
+        if todo.unload:
+            return True  # it may have taken a while
         if todo.load and model is not None:
             self._load(model, todo.load[0], on_disk.versions[todo.load[0]] if on_disk else ())
             if self._chosen is None:
@@ -597,20 +601,26 @@ class Reconciler:
     def _publish(self, only: str | None = None) -> None:
         """Route requests by what was found in the folder; see `Repository.publish`."""
         with self._folder.changing:
-            self._repository.publish(self._folder.models, only)
+            models = self._folder.models
+            self._repository.publish(models, only)
+            routed = {name: _routing(models[name]) for name in (models if only is None else {only} & models.keys())}
+            self._routed = keep_unchanged(self._routed, routed, only)
 
     def reroute(self) -> None:
-        """Follow the rollouts while a look, a load or a drain is in progress, which may take minutes; does not wait for it.
+        """Follow the rollouts while a look, a load or a drain is in progress, which may take minutes, without waiting for that.
 
         Whoever withdraws a bad version has its requests go elsewhere at once. Where nothing is in progress, the look that
         the change causes does all this.
         """
         if not self.busy:
             return
+        self._folder.reroute()
         with self._folder.changing:
-            for name in self._folder.reroute():
-                self._publish(name)
-                self._tell(name)
+            # Also what a look at one model has found, and nobody has published yet.
+            for name, model in self._folder.models.items():
+                if name in self._routed and self._routed[name] != _routing(model):
+                    self._publish(name)
+                    self._tell(name)
 
     def rollouts(self) -> dict[str, Rollout]:
         """The rollout of each model that has one; may be called while another method runs."""
@@ -745,3 +755,8 @@ class Reconciler:
         released = [version.served for version in self._repository.versions()]
         served = [loaded for loaded in released if loaded is not None]
         return all([loaded.batcher.close(max(0.0, deadline_s - time.monotonic())) for loaded in served])
+
+
+def _routing(model: Model) -> tuple[Rollout | None, str]:
+    """What of a model says how its requests are routed."""
+    return model.rollout, model.rollout_problem

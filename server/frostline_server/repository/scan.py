@@ -282,11 +282,15 @@ def rerouted(model: Model, files: FileReader) -> Model:
         model: as it was found.
         files: reads what is in the folder.
     """
-    if not model.versions or not model.path.is_dir():
-        return model  # what is still in service keeps its labels, as above
-    rollout, problem = _rollout(model.path, model, files)
-    same = (rollout, problem) == (model.rollout, model.rollout_problem)
-    return model if same else replace(model, rollout=rollout, rollout_problem=problem)
+    try:
+        rollout, problem = _rollout(model.path, model, files)
+        if (rollout, problem) == (model.rollout, model.rollout_problem):
+            return model
+        if rollout is None and not any(is_version(path.name) for path in model.path.iterdir()):
+            return model  # what is still in service keeps its labels, as above
+    except OSError:  # which a look at the folder reports
+        return model
+    return replace(model, rollout=rollout, rollout_problem=problem)
 
 
 def _rollout(folder: Path, before: Model | None, files: FileReader) -> tuple[Rollout | None, str]:

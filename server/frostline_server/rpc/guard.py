@@ -226,10 +226,14 @@ class _Paced:
         """The next request, when it is its time."""
         message = await self._context.read()
         if message is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs forget it
-            # The first who waits takes a token once there is one, so that nobody who gives up has taken any.
+            # Only the first who waits has a token reserved, and gives it back where its call ends before.
             async with self._turn:
-                while wait_s := self._limit.take(self._clock()):
-                    await self._sleep(wait_s)
+                if wait_s := self._limit.reserve(self._clock()):
+                    try:
+                        await self._sleep(wait_s)
+                    except BaseException:
+                        self._limit.give_back()
+                        raise
         return message
 
 

@@ -544,7 +544,7 @@ def test_a_server_that_hangs_is_given_up_before_the_time_of_the_call(monkeypatch
 
 def test_servers_are_pinged_as_often_as_ours_let_them() -> None:
     told = dict(channel.arguments("box").options)
-    assert (told["grpc.keepalive_time_ms"], told["grpc.http2.ping_timeout_ms"]) == (10_000, 10_000)
+    assert (told["grpc.keepalive_time_ms"], told["grpc.http2.ping_timeout_ms"]) == (10_000, 30_000)
 
 
 def test_names_that_are_no_text_are_refused(client: frostline.Client) -> None:
@@ -690,6 +690,9 @@ async def test_a_port_that_there_cannot_be_is_refused(form: str, port: str) -> N
         ("dns:///", "write the address as host:port"),
         ("ipv4:10.0.0.1:9,,10.0.0.2:9", "write the address as host:port"),
         (["10.0.0.1:9", "10.0.0.2:65536"], "has the port '65536', which is no number from 1 to 65535"),
+        ("10.0.0.1:9,10.0.0.2:9", "names several servers; give them as a list"),
+        ("dns:/box:9", "is no name to look up; write it as dns:///host:port"),
+        ("dns://box:9", "is no name to look up; write it as dns:///host:port"),
         ("2001:db8::1", "write an IPv6 address in brackets, such as [::1]:8001"),
         ("/run/frostline.sock", "write the address of a Unix socket as unix:/run/frostline.sock"),
     ],

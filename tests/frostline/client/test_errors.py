@@ -1,5 +1,7 @@
 """From gRPC statuses, and the server's words for failures, to errors that say what to do."""
 
+import socket
+
 import pytest
 
 import frostline
@@ -183,12 +185,19 @@ def _kinds(error: type[PredictionError]) -> list[type[PredictionError]]:
 @pytest.mark.parametrize(
     ("version", "last", "other"), [("6:%5B::1%5D", "[::1]:9", "127.0.0.1:9"), ("4:127.0.0.1", "127.0.0.1:9", "[::1]:9")]
 )
-def test_of_a_name_with_two_addresses_the_other_one_is_named(version: str, last: str, other: str) -> None:
+def test_of_a_name_with_two_addresses_the_other_one_is_named(
+    version: str, last: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found_by = [(family, socket.SOCK_STREAM, 6, "", ()) for family in (socket.AF_INET6, socket.AF_INET)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found_by)
     details = f"failed to connect to all addresses; last error: UNKNOWN: ipv{version}:9: Failed to connect to remote host: Connection refused"
     found = from_status("UNAVAILABLE", details, kind="", address="localhost:9", timeout_s=1)
     assert str(found).endswith(
         f"(Connection refused at {last}, the last of its addresses; if a server runs here, ask {other}, which tells more)"
     )
-    assert str(from_status("UNAVAILABLE", details, kind="", address="box:9", timeout_s=1)).endswith(
-        "(Connection refused)"
-    )
+    for elsewhere in ("box:9", "mylocalhost.example:9"):
+        refusal = from_status("UNAVAILABLE", details, kind="", address=elsewhere, timeout_s=1)
+        assert str(refusal).endswith("(Connection refused)")
+    del found_by[0]
+    refusal = from_status("UNAVAILABLE", details, kind="", address="localhost:9", timeout_s=1)
+    assert str(refusal).endswith("(Connection refused)")

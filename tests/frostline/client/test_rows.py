@@ -418,6 +418,14 @@ def test_an_array_without_axes_is_the_value_that_it_holds(held: Callable[[Any], 
     assert np.isnan(rows.encoded({"n": np.ma.masked, "c": "a"}, TWO)["n"]).all()
 
 
+@pytest.mark.parametrize(
+    "held", [np.array("2024-01-02"), np.array("2024-01-02", "M8[D]"), np.array("2024-01-02", "M8[ns]")]
+)
+def test_a_date_in_an_array_without_axes_is_that_date(held: Any) -> None:
+    sent = rows.encoded([{"d": held}], schema(Column("d", "date", format="iso")))
+    assert sent["d"].tolist()[0].startswith("2024-01-02")
+
+
 def test_extra_columns_can_be_ignored() -> None:
     for held in ([{"n": 1, "c": "a", "x": 1}], {"n": [1], "c": ["a"], "x": ["?"]}, {"n": 1, "c": "a", "x": [1, 2]}):
         assert rows.encoded(held, TWO, "ignore")["n"].tolist() == [1]

@@ -1,6 +1,7 @@
 """The token bucket, on a clock of the test's own."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -148,13 +149,13 @@ def test_streams_that_end_while_they_wait_owe_nothing() -> None:
     assert callers.sent == [(0.0, "0")]
 
 
-def test_streams_that_wait_owe_nothing_either() -> None:
+def test_streams_that_wait_owe_one_token_together() -> None:
     callers = Callers()
     for number in range(80):
         callers.stream(str(number))
     with pytest.raises(RateLimited) as caught:
         callers.limit.admit(0.0)
-    assert caught.value.pushback_ms == 100
+    assert caught.value.pushback_ms == 200
 
 
 def test_whoever_is_behind_one_that_ends_waits_less() -> None:
@@ -167,13 +168,26 @@ def test_whoever_is_behind_one_that_ends_waits_less() -> None:
     assert callers.sent == [(0.0, "first"), (0.1, "next")]
 
 
-def test_a_token_that_another_call_took_meanwhile_is_waited_for_again() -> None:
+def test_calls_that_take_every_token_they_find_keep_no_stream_waiting() -> None:
     callers = Callers()
-    callers.stream("a", 2)
-    callers.time.now_s = 0.1
-    callers.limit.admit(0.1)
+    callers.stream("a", 3)
+    for step in range(1, 60):
+        callers.time.now_s = step / 200  # the thread is late for what is due, and the other call is not
+        with suppress(RateLimited):
+            callers.limit.admit(callers.time.now_s)
+        callers.time.to(step / 200)
+    assert [name for _, name in callers.sent] == ["a", "a", "a"]
+
+
+def test_when_all_have_left_the_next_begins_anew() -> None:
+    callers = Callers()
+    callers.stream("first")
+    gone = callers.stream("gone")
+    callers.queue.leave(callers.limit, gone)
+    callers.stream("next", 2)
     callers.time.to(0.3)
-    assert callers.sent == [(0.0, "a"), (0.2, "a")]
+    assert callers.sent == [(0.0, "first"), (0.1, "next"), (0.2, "next")]
+    assert callers.limit.take(0.3) == 0
 
 
 def test_where_there_are_tokens_for_many_only_some_are_taken_in_one_go() -> None:

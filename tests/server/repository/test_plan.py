@@ -86,6 +86,7 @@ def test_versions_named_elsewhere_are_served_besides_those_of_the_policy() -> No
         pytest.param(on_disk(1, 2, text="all { }"), known(ready=(1, 3)), Plan(load=(2,)), id="but the one before it is"),
         pytest.param(replace(on_disk(1, 2, 4), stable=(4, 2), named={1}), known(ready=(1, 3)), Plan(load=(4,)), id="and the stable one"),
         pytest.param(replace(on_disk(1, 2, settling=(4,)), stable=(2,), named={1}), known(ready=(2, 3)), Plan(load=(1,), unload=(3,)), id="no other than the stable one is"),
+        pytest.param(replace(on_disk(4, settling=(6,), text="latest { num_versions: 2 }"), stable=(6, 5, 4), named={6}), known(ready=(4, 5)), Plan(), id="also if the stable one is still copied"),
         pytest.param(on_disk(3, settling=(1,)), known(ready=(2, 3)), Plan(unload=(2,)), id="but what it does not want is not waited for"),
         pytest.param(on_disk(), known(ready=(1,), failed=(2,)), Plan(forget=(2,)), id="a folder that is empty for a moment takes nothing away"),
         pytest.param(on_disk(1), known(ready=(1,), failed=(2,)), Plan(forget=(2,)), id="a deleted failure is forgotten"),

@@ -1024,6 +1024,106 @@ def test_a_rollout_that_changes_while_the_folder_is_scanned_is_not_forgotten(
     assert shelf.repository.get("m", "").version == "1"
 
 
+def loading(shelf: Shelf, root: Path, then: Callable[[], None]) -> None:
+    """Load another model, and do something when that begins."""
+    shelf.watch = lambda version: then() if version.name == "other" and version.state == "LOADING" else None
+    write_artifact(root, "other", 1)
+    shelf.look_later()
+
+
+def two_versions(root: Path, shelf: Shelf) -> Path:
+    """A model whose stable version is 2, with 1 beside it; returns its folder."""
+    folder = write_artifact(root, "m", 1).parent
+    write_artifact(root, "m", 2)
+    rollouts.write(folder, Rollout({"stable": 1, "next": 2}))
+    shelf.look()
+    return folder
+
+
+def test_a_rollout_that_a_look_at_one_model_found_is_followed_too(tmp_path: Path, shelf: Shelf) -> None:
+    folder = two_versions(tmp_path, shelf)
+    seen: list[str] = []
+
+    def then() -> None:
+        rollouts.write(folder, Rollout({"stable": 2, "next": 1}))
+        shelf.reconciler._folder.scan(only="m")
+        reroute(shelf)
+        seen.append(shelf.repository.get("m", "").version)
+
+    loading(shelf, tmp_path, then)
+    assert seen == ["2"]
+
+
+def test_a_model_that_is_written_anew_keeps_its_labels_meanwhile(tmp_path: Path, shelf: Shelf) -> None:
+    folder = two_versions(tmp_path, shelf)
+    seen: list[str] = []
+
+    def then() -> None:
+        shutil.move(folder, tmp_path.with_name("apart"))
+        folder.mkdir()
+        reroute(shelf)
+        seen.append(shelf.repository.get("m", "").version)
+        folder.rmdir()
+        reroute(shelf)
+        seen.append(shelf.repository.get("m", "next").version)
+        shutil.move(tmp_path.with_name("apart"), folder)
+        (folder / "rollout.json").unlink()
+        reroute(shelf)
+        seen.append(shelf.repository.get("m", "").version)
+
+    loading(shelf, tmp_path, then)
+    assert seen == ["1", "2", "2"]
+
+
+def test_a_folder_that_cannot_be_read_keeps_its_rollout_and_no_other_from_changing(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_versions(tmp_path, shelf)
+    folder = write_artifact(tmp_path, "n", 1).parent
+    write_artifact(tmp_path, "n", 2)
+    rollouts.write(folder, Rollout({"stable": 1, "next": 2}))
+    shelf.look()
+    read = rollouts.read
+    seen: list[str] = []
+
+    def broken(path: Path, *rest: Any) -> Any:
+        if path.name == "m":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, *rest)
+
+    def then() -> None:
+        rollouts.write(folder, Rollout({"stable": 2, "next": 1}))
+        with monkeypatch.context() as patched:
+            patched.setattr(rollouts, "read", broken)
+            reroute(shelf)
+        seen.extend(shelf.repository.get(name, "").version for name in ("m", "n"))
+
+    loading(shelf, tmp_path, then)
+    assert seen == ["1", "2"]
+
+
+def test_nobody_waits_while_the_rollouts_are_read(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_versions(tmp_path, shelf)
+    read, reading, go_on = rollouts.read, threading.Event(), threading.Event()
+
+    def hanging(*arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            reading.set()
+            assert go_on.wait(TIMEOUT_S)
+        return read(*arguments)
+
+    monkeypatch.setattr(rollouts, "read", hanging)
+    other = threading.Thread(target=shelf.reconciler._folder.reroute)
+    other.start()
+    assert reading.wait(TIMEOUT_S)
+    shelf.look()
+    assert shelf.reconciler.close(TIMEOUT_S)
+    go_on.set()
+    other.join(TIMEOUT_S)
+
+
 def test_while_nothing_is_in_progress_the_next_look_follows_the_rollouts(tmp_path: Path, shelf: Shelf) -> None:
     folder = write_artifact(tmp_path, "m", 1).parent
     write_artifact(tmp_path, "m", 2)

@@ -280,9 +280,9 @@ def _check_random(graph: onnx.GraphProto) -> None:
         training = constants.get(node.input[2]) if node.op_type == "Dropout" and len(node.input) > 2 else None
         if node.op_type in _RANDOM or (training is not None and numpy_helper.to_array(training).any()):
             raise RefusedError(
-                f"the exported file draws random numbers (its operator {node.op_type}): equal rows would get different answers",
+                f"the exported file draws random numbers (its operator {node.op_type}): equal rows may get different answers",
                 cause="dropout or other randomness that stays on in evaluation mode, as F.dropout(x, p) does without "
-                "training=self.training",
+                "training=self.training; or noise of size 0, which is to be left out",
             )
         for attribute in node.attribute:
             for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):

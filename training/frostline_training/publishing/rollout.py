@@ -118,7 +118,8 @@ def replace(folder: Path, before: Live, after: Mapping[str, Any]) -> bool:
                 if live(folder, before.but) != before:
                     return False
                 hidden.replace(folder / FILE)
-            sync(folder)
+            with suppress(OSError):  # some file systems do not bring a folder to the disk; the rollout holds
+                sync(folder)
         finally:
             hidden.unlink(missing_ok=True)
     except OSError as error:
