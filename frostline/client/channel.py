@@ -266,7 +266,7 @@ def _target(address: str) -> str:
     if not isinstance(address, str):
         raise _mistyped("an address", f"a text (str) such as localhost:{DEFAULT_PORT}", address)
     if "://" in address and not address.startswith(("dns://", "unix://")):
-        raise ValueError(f"{address!r} is a URL; write the address as host:port, such as localhost:{DEFAULT_PORT}")
+        raise ValueError(f"{address!r} is a URL; {_GOOD_ADDRESS}")
     if not address or address.startswith(":"):
         raise ValueError(f"{address!r} names no host; {_GOOD_ADDRESS}")
     if address.startswith(_SOCKETS):

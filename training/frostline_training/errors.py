@@ -89,7 +89,12 @@ def own_line(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if not any(Path(frame.filename).is_relative_to(folder) for folder in _not_own())
     ]
-    return f"`{frames[-1].line}` (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    return told_line(frames[-1].filename, frames[-1].lineno, frames[-1].line) if frames else ""
+
+
+def told_line(file: str, number: int | str | None, code: str | None) -> str:
+    """Return a line of code as messages have it, with its place."""
+    return f"`{(code or '').strip()}` (line {number} of {Path(file).name})"
 
 
 def _not_own() -> list[Path]:

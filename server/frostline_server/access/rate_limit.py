@@ -52,12 +52,10 @@ class RateLimit:
 
     def take(self, now_s: float) -> float:
         """Take a token and return 0, or take none and return in how many seconds there may be one."""
-        full_at_s = max(self._full_at_s, now_s)
-        wait_s = full_at_s - now_s - self._depth_s
-        if wait_s > 1e-9:  # sums of floats are not exact
-            return wait_s
-        self._full_at_s = full_at_s + self._token_s
-        return 0.0
+        wait_s = self._wait_s(now_s)
+        if not wait_s:
+            self._full_at_s = max(self._full_at_s, now_s) + self._token_s
+        return wait_s
 
     def reserve(self, now_s: float) -> float:
         """Take a token, also one that is still to come, and return in how many seconds it will be there.
@@ -65,14 +63,18 @@ class RateLimit:
         So a stream is read no faster than its caller may send, instead of being refused, and other calls do not keep taking
         what it waits for. Only the first of all that wait may, and whoever gives up gives it back: so nobody owes more.
         """
-        full_at_s = max(self._full_at_s, now_s)
-        self._full_at_s = full_at_s + self._token_s
-        wait_s = full_at_s - now_s - self._depth_s
-        return wait_s if wait_s > 1e-9 else 0.0
+        wait_s = self._wait_s(now_s)
+        self._full_at_s = max(self._full_at_s, now_s) + self._token_s
+        return wait_s
 
     def give_back(self) -> None:
         """Give a token back that was not used."""
         self._full_at_s -= self._token_s
+
+    def _wait_s(self, now_s: float) -> float:
+        """In how many seconds there will be a token; 0 if there is one."""
+        wait_s = max(self._full_at_s, now_s) - now_s - self._depth_s
+        return wait_s if wait_s > 1e-9 else 0.0  # sums of floats are not exact
 
 
 class Waiting(Protocol):

@@ -262,6 +262,11 @@ def test_the_loss_on_training_rows_is_the_one_that_validation_has(
     assert trained.history[0].train.score == pytest.approx(expected.score)
 
 
+def _summed(rows: Rows) -> Rows:
+    """The same rows, whose target is the sum of their numbers."""
+    return Rows(rows.inputs, np.asarray(rows.inputs).sum(1, keepdims=True, dtype=np.float32))
+
+
 def test_what_is_explained_of_the_validation_rows_is_relative_to_their_own_mean(
     small: Recipe, blobs_split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,10 +289,7 @@ def test_what_is_explained_of_the_validation_rows_is_relative_to_their_own_mean(
 def test_what_is_explained_of_an_epochs_rows_is_relative_to_the_mean_of_those_that_were_scored(
     task: Task, small: Recipe, blobs_split: Split
 ) -> None:
-    def summed(rows: Rows) -> Rows:
-        return Rows(rows.inputs, np.asarray(rows.inputs).sum(1, keepdims=True, dtype=np.float32))
-
-    split = _changed(blobs_split, "regression", summed)
+    split = _changed(blobs_split, "regression", _summed)
     rows = split.train
     scored = trainer._order(small.seed, 1, 72, None)[:64].numpy()
     rows.targets[np.setdiff1d(np.arange(72), scored)] = 1e4  # the rest of two batches is far off
@@ -314,10 +316,7 @@ def test_so_is_a_number_among_several_targets() -> None:
 def test_one_validation_row_has_no_r2_and_the_loss_stops_the_training_as_ever(
     small: Recipe, blobs_split: Split, tmp_path: Path
 ) -> None:
-    def summed(rows: Rows) -> Rows:
-        return Rows(rows.inputs, np.asarray(rows.inputs).sum(1, keepdims=True, dtype=np.float32))
-
-    split = _changed(blobs_split, "regression", summed)
+    split = _changed(blobs_split, "regression", _summed)
     alone = replace(split, validation=take(split.validation, np.arange(1)))
     run = start(tmp_path, "m")
     trained = train(_with(small, epochs=6), alone, device=CPU, watcher=Recorder(), run=run)

@@ -20,7 +20,7 @@ from onnxscript.rewriter._pattern_ir import Constant
 from onnxscript.rewriter.rules.common import _no_op
 from torch import Tensor, nn
 
-from frostline_training.errors import RefusedError, first_line
+from frostline_training.errors import RefusedError, first_line, told_line
 from frostline_training.publishing.calling import Caller, Exported, by_position
 
 Axes = Mapping[str, Mapping[int, str]]
@@ -235,8 +235,7 @@ def _where(error: BaseException | None) -> str:
             trace = node.meta.get("stack_trace") if isinstance(node, torch.fx.Node) else None
             places = _PLACE.findall(trace or "")
             if places:
-                file, line, code = places[-1]
-                return f"`{code.strip()}` (line {line} of {Path(file).name})"
+                return told_line(*places[-1])
         error = error.__cause__
     return ""
 
